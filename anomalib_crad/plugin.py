@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Make anomalib see this package."""
+
+
+def install() -> None:
+    """Install the import hook."""
