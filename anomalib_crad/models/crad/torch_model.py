@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""CRAD as a PyTorch model: features -> memory -> fusion -> refinement -> map (CRAD, section 3).
+
+:class:`ContinuousMemoryReconstruction` is the whole trainable head; :class:`CradModel` puts the frozen backbone
+before it and the anomaly map behind it, and is what anomalib exports.
+
+Example:
+    >>> head = ContinuousMemoryReconstruction(in_channels=8, feature_size=(4, 4), num_blocks=1, hidden_channels=16)
+    >>> head(torch.rand(2, 8, 4, 4)).shape
+    torch.Size([2, 8, 4, 4])
+
+Axis letters: B batch, C channels, H x W positions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+
+from .fusion import Fusion
+from .memory import JITTER_PROBABILITY, JITTER_STD, GlobalMemory, LocalMemory
+from .refinement import refine
+
+if TYPE_CHECKING:
+    from anomalib_crad.models.components.features import MultiScaleFeatures
+
+    from .anomaly_map import AnomalyMapGenerator
+
+INITIAL_WEIGHT_STD = 0.01
+
+
+class ContinuousMemoryReconstruction(nn.Module):
+    """Rebuild features from continuous memories of normal ones.
+
+    Args:
+        in_channels: Channels of the features (C).
+        feature_size: Height and width of the features; the global memory is tied to it.
+        local_resolution: Cells along each side of the local grid. Defaults to ``8``.
+        global_resolution: Cells along each side of the global grid. Defaults to ``4``.
+        num_blocks: Inverted residual blocks of the fusion. Defaults to ``11``.
+        hidden_channels: Width inside these blocks. Defaults to ``864``.
+        jitter_std: Standard deviation of the noise on local coordinates in training. Defaults to ``0.05``.
+        jitter_probability: Chance that a batch is jittered. Defaults to ``0.5``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        feature_size: tuple[int, int],
+        local_resolution: int = 8,
+        global_resolution: int = 4,
+        num_blocks: int = 11,
+        hidden_channels: int = 864,
+        jitter_std: float = JITTER_STD,
+        jitter_probability: float = JITTER_PROBABILITY,
+    ) -> None:
+        super().__init__()
+        self.feature_shape = (in_channels, feature_size[0], feature_size[1])
+        self.local_memory = LocalMemory(in_channels, local_resolution, jitter_std, jitter_probability)
+        self.global_memory = GlobalMemory(in_channels, self.feature_shape[1:], global_resolution)
+        self.fusion = Fusion(in_channels, num_blocks, hidden_channels)
+        self.apply(_initialise)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Rebuild and refine features.
+
+        Args:
+            features: B x C x H x W, of the channels and the size that the model was built for.
+
+        Returns:
+            Refined features x_hat, B x C x H x W.
+
+        Raises:
+            ValueError: If the features' shape is not the one that the model was built for.
+        """
+        if tuple(features.shape[1:]) != self.feature_shape:
+            msg = (
+                f"This model was built for features of {' x '.join(map(str, self.feature_shape))} (channels x height "
+                f"x width), got {' x '.join(map(str, features.shape[1:]))}. The global memory ties a model to its "
+                "image size: resize images to it, or build and train a model with another image_size."
+            )
+            raise ValueError(msg)
+        return refine(self.fusion(self.global_memory(features), self.local_memory(features)), features)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by learning rate: ``grids`` (both memories' cells) and ``networks`` (everything else)."""
+        grids = [self.local_memory.grid.values, self.global_memory.grid.values]
+        known = {id(grid) for grid in grids}
+        return {"grids": grids, "networks": [value for value in self.parameters() if id(value) not in known]}
+
+
+def _initialise(module: nn.Module) -> None:
+    """Small normal weights and no biases; grids and batch norms keep the values of their own constructors."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.normal_(module.weight, std=INITIAL_WEIGHT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class CradModel(nn.Module):
+    """Images to anomaly maps and image scores.
+
+    Args:
+        feature_extractor: Frozen features of an image.
+        reconstruction: The trainable head.
+        anomaly_map_generator: Compares features and reconstruction.
+    """
+
+    def __init__(
+        self,
+        feature_extractor: MultiScaleFeatures,
+        reconstruction: ContinuousMemoryReconstruction,
+        anomaly_map_generator: AnomalyMapGenerator,
+    ) -> None:
+        super().__init__()
+        self.feature_extractor = feature_extractor
+        self.reconstruction = reconstruction
+        self.anomaly_map_generator = anomaly_map_generator
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | InferenceBatch:
+        """Run the model.
+
+        Args:
+            images: Normalised images, B x 3 x height x width.
+
+        Returns:
+            In training mode ``(x_hat, x)``, what the loss compares, both B x C x H x W. Otherwise an
+            ``InferenceBatch`` with ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of B x 1 x height x width.
+        """
+        features = self.feature_extractor(images)
+        reconstruction = self.reconstruction(features)
+        if self.training:
+            return reconstruction, features
+        anomaly_map, pred_score = self.anomaly_map_generator(features, reconstruction)
+        return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
