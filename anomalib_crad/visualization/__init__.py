@@ -1,3 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Placeholder."""
+"""Pictures of a whole run."""
+
+from .overview import save_overview
+
+__all__ = ["save_overview"]

@@ -7,6 +7,7 @@ sets a number. This mixin fills in a method's epochs and gradient clipping only 
 seed (anomalib's ``--seed_everything`` has no effect), and lets a checkpoint resume as if training had not stopped.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+logger = logging.getLogger(__name__)
 
 LR_DROP = 0.1
 
@@ -56,8 +59,23 @@ class TrainingDefaults(LightningModule):
     def setup(self, stage: str) -> None:
         """Fix the seed, if there is one, before the first image of a training is drawn."""
         super().setup(stage)
-        if stage == TrainerFn.FITTING and self.seed is not None:
+        if stage != TrainerFn.FITTING:
+            return
+        if self.seed is not None:
             seed_everything(self.seed, workers=True)
+        self._warn_if_thresholds_will_be_stale()
+
+    def _warn_if_thresholds_will_be_stale(self) -> None:
+        """Thresholds and normalisation come from the last validation, whatever is trained after it."""
+        epochs, every = self.trainer.max_epochs, self.trainer.check_val_every_n_epoch
+        if epochs is not None and every is not None and epochs > 0 and epochs % every:
+            logger.warning(
+                "Training ends after epoch %d, but validation runs every %d epochs: thresholds and normalisation will "
+                "%s. Choose max_epochs as a multiple of check_val_every_n_epoch.",
+                epochs,
+                every,
+                f"be those of epoch {epochs // every * every}" if epochs >= every else "be missing",
+            )
 
     def on_train_epoch_start(self) -> None:
         """Log the learning rate of each named parameter group."""

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The quick start: train, test, picture, export and compare, in one command.
+
+It does with anomalib's own command line, engine, exporter and inferencer what a user would do by hand, in the order in
+which a user would, on real images and real features that come as packages. Run it with
+``python -m anomalib_crad.quickstart``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+_HERE = Path(__file__).parent
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the quick start.
+
+    Args:
+        arguments: Command-line arguments; anything but ``--config`` goes on to ``anomalib train``.
+            Defaults to ``None``: those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m anomalib_crad.quickstart",
+        description="Train CRAD on solar cells of two kinds, test it, export it to OpenVINO and compare the two.",
+        epilog="Further arguments go to 'anomalib train', such as --trainer.max_epochs 5.",
+    )
+    parser.add_argument("--config", type=Path, default=default_config(), help="Configuration. Default: %(default)s")
+    known, further = parser.parse_known_args(arguments)
+    run(known.config, further)
+
+
+def default_config() -> Path:
+    """Path of ``quickstart.yaml``, in the installed package or in the source tree."""
+    candidates = [_HERE / "configs", _HERE.parent / "configs"]
+    return next((folder for folder in candidates if folder.is_dir()), candidates[0]) / "quickstart.yaml"
+
+
+def run(config: Path, arguments: Sequence[str] = ()) -> Path:
+    """Train and test as configured, export, and compare the export with the trained model.
+
+    Args:
+        config: Configuration of ``anomalib train``.
+        arguments: Further arguments of ``anomalib train``.
+
+    Returns:
+        Folder of the results.
+
+    Raises:
+        FileNotFoundError: If the configuration does not exist.
+    """
+    if not config.is_file():
+        msg = f"There is no configuration '{config}'; pass one with --config."
+        raise FileNotFoundError(msg)
+    # Not at the top: --help should not wait for torch.
+    from anomalib.cli.cli import AnomalibCLI
+    from anomalib.loggers import configure_logger
+
+    from anomalib_crad.deploy import compare_with_openvino
+    from anomalib_crad.prediction import predict
+    from anomalib_crad.visualization import save_overview
+
+    console = Console()
+    configure_logger()
+    console.rule("1/3  Train and test")
+    cli = AnomalibCLI(["train", "--config", str(config), *arguments])
+    folder = Path(cli.engine.trainer.default_root_dir)
+
+    console.rule("2/3  Export to OpenVINO")
+    exported = cli.model.to_openvino(folder)
+
+    console.rule("3/3  Compare the exported model with the trained one")
+    predictions = predict(cli.model, cli.datamodule, accelerator="cpu")
+    agreement = compare_with_openvino(predictions, exported)
+    agreement.table.to_csv(folder / "openvino_agreement.csv", index=False)
+    overview = save_overview(predictions, cli.datamodule.test_data.samples, folder / "overview.png")
+
+    console.rule("Done")
+    console.print(f"OpenVINO against PyTorch: {agreement}", soft_wrap=True)
+    for name, path in {
+        "Metrics": folder / "category_metrics.csv",
+        "Heat maps": folder / "images",
+        "Overview": overview,
+        "Checkpoint": cli.engine.best_model_path,
+        "OpenVINO": exported,
+    }.items():
+        console.print(f"{name + ':':<12}{path}", soft_wrap=True)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

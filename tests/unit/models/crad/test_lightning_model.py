@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What anomalib's engine and command line meet: defaults, epochs, learning rates, clipping, seeds, checkpoints."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import timm
+import torch
+import yaml
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
+from torchvision.transforms.v2 import Resize
+
+from anomalib_crad import Crad, MVTec
+from anomalib_crad.metrics import CategoryEvaluator
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+CONFIGS = Path(__file__).parents[4] / "configs"
+
+
+def narrow(**arguments: Any) -> Crad:  # noqa: ANN401
+    """A model that trains in seconds: random features, 8 x 8 positions."""
+    options: dict[str, Any] = {
+        "backbone": "resnet18",
+        "layers": ["layer1", "layer2"],
+        "pre_trained": False,
+        "image_size": (32, 32),
+        "num_blocks": 1,
+        "hidden_channels": 8,
+        "visualizer": False,
+        **arguments,
+    }
+    return Crad(**options)
+
+
+def datamodule(root: Path, **arguments: Any) -> MVTec:  # noqa: ANN401
+    options = {"category": ["blue", "green"], "train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
+    return MVTec(root=root, **{**options, **arguments})
+
+
+class Recorder(Callback):
+    """Learning rates of each epoch, and the gradient's norm after clipping."""
+
+    def __init__(self) -> None:
+        self.rates: list[dict[str, float]] = []
+        self.norms: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rates.append({group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups})
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
+        # Clipping comes after this hook, and is asked for here as the trainer will ask.
+        pl_module.configure_gradient_clipping(trainer.optimizers[0], trainer.gradient_clip_val, None)
+        gradients = [value.grad.norm() for value in pl_module.parameters() if value.grad is not None]
+        self.norms.append(torch.stack(gradients).norm().item())
+
+
+def fit(root: Path, model: Crad, tmp_path: Path, **trainer: Any) -> tuple[Engine, Recorder]:  # noqa: ANN401
+    recorder = Recorder()
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", callbacks=[recorder], **trainer)
+    engine.fit(model, datamodule=datamodule(root))
+    return engine, recorder
+
+
+def defaults() -> dict[str, Any]:
+    parameters = inspect.signature(Crad).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def test_it_is_a_direct_subclass_since_anomalib_lists_no_others() -> None:
+    assert AnomalibModule in Crad.__bases__
+
+
+def test_defaults_are_those_of_the_papers_configuration() -> None:
+    written = yaml.safe_load((CONFIGS / "mvtec.yaml").read_text(encoding="utf-8"))["model"]["init_args"]
+    ours = defaults()
+    for name, value in written.items():
+        default = (224, 224) if name == "image_size" else ours[name]
+        assert (list(default) if isinstance(default, tuple) else default) == value, name
+    components = {"pre_processor", "post_processor", "evaluator", "visualizer"}
+    assert set(written) == set(ours) - components
+
+
+def test_help_gives_every_argument_its_meaning_and_its_default() -> None:
+    text = inspect.getdoc(Crad)
+    assert text is not None
+    for name, default in defaults().items():
+        entry = re.search(rf"^ {{4}}{name}: (.*?)(?=^ {{4}}\w|^\w)", text, re.DOTALL | re.MULTILINE)
+        assert entry, f"{name} has no entry"
+        shown = f'"{default}"' if isinstance(default, str) else str(default)
+        assert f"Defaults to ``{shown}``" in entry[1], name
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_configurations_name_command_hardware_time_and_score(path: Path) -> None:
+    header = path.read_text(encoding="utf-8").split("\n\n", maxsplit=1)[0].lower()
+    assert all(word in header for word in ("command:", "hardware", "time", "score")), path.name
+
+
+@pytest.mark.parametrize(
+    ("trainer", "model", "epochs"),
+    [
+        ({}, {"max_epochs": 2}, 2),
+        ({"max_epochs": 1}, {"max_epochs": 3}, 1),
+        ({"max_steps": 3}, {"max_epochs": 1}, 1),
+        ({"max_epochs": None}, {"max_epochs": 1}, 1),
+    ],
+    ids=["model", "trainer", "steps", "null"],
+)
+def test_the_trainers_epochs_win_over_the_models(
+    tiny_root: Path, tmp_path: Path, trainer: dict[str, int], model: dict[str, int], epochs: int
+) -> None:
+    _, recorder = fit(tiny_root, narrow(**model), tmp_path, limit_val_batches=0, **trainer)
+    assert len(recorder.rates) == epochs
+
+
+def test_fifty_epochs_when_nobody_says_otherwise(tiny_root: Path, tmp_path: Path) -> None:
+    engine, recorder = fit(tiny_root, narrow(), tmp_path, limit_train_batches=1, limit_val_batches=0)
+    assert len(recorder.rates) == engine.trainer.max_epochs == 50
+    assert [rate["grids"] for rate in recorder.rates] == pytest.approx([0.1] * 40 + [0.01] * 10)
+    assert [rate["networks"] for rate in recorder.rates] == pytest.approx([1e-3] * 40 + [1e-4] * 10)
+
+
+@pytest.mark.parametrize(("lr_step", "dropped_from"), [(None, 4), (2, 2)])
+def test_the_drop_moves_with_the_epochs_or_stands_where_it_was_put(
+    tiny_root: Path, tmp_path: Path, lr_step: int | None, dropped_from: int
+) -> None:
+    model = narrow(lr_step=lr_step, learning_rate=1.0, grid_learning_rate=2.0)
+    _, recorder = fit(tiny_root, model, tmp_path, max_epochs=5, limit_train_batches=1, limit_val_batches=0)
+    assert [rate["grids"] for rate in recorder.rates] == pytest.approx(
+        [2.0] * dropped_from + [0.2] * (5 - dropped_from)
+    )
+
+
+@pytest.mark.parametrize(("trainer", "norm"), [({}, 0.1), ({"gradient_clip_val": 0.01}, 0.01)])
+def test_gradients_are_clipped_at_a_tenth_unless_the_trainer_says_otherwise(
+    tiny_root: Path, tmp_path: Path, trainer: dict[str, float], norm: float
+) -> None:
+    _, recorder = fit(tiny_root, narrow(), tmp_path, max_epochs=1, limit_val_batches=0, **trainer)
+    assert max(recorder.norms) == pytest.approx(norm, rel=1e-3)
+
+
+def test_the_optimizer_decays_everything_and_moves_only_the_head() -> None:
+    model = narrow(weight_decay=0.5)
+    model.step_schedule = lambda _: None  # type: ignore[method-assign,assignment,return-value]
+    optimizer = model.configure_optimizers()["optimizer"]  # type: ignore[call-overload,index]
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.5}
+    moved = {id(value) for group in optimizer.param_groups for value in group["params"]}
+    assert moved == {id(value) for value in model.model.reconstruction.parameters()}
+
+
+def test_loss_learning_rates_and_validation_metrics_are_logged(tiny_root: Path, tmp_path: Path) -> None:
+    engine, _ = fit(tiny_root, narrow(), tmp_path, max_epochs=1)
+    logged = set(engine.trainer.logged_metrics)
+    assert {"train_loss_epoch", "learning_rate/grids", "learning_rate/networks"} <= logged
+    assert {"image_AUROC", "pixel_AUROC"} <= logged
+    assert "train_loss_epoch" in engine.trainer.progress_bar_metrics
+
+
+def test_the_same_seed_gives_the_same_model_and_another_one_another(tiny_root: Path, tmp_path: Path) -> None:
+    def trained(seed: int) -> torch.Tensor:
+        torch.rand(seed + 1)  # what was drawn before must not matter
+        model = narrow(seed=seed, pre_trained=False)
+        model.model.feature_extractor.load_state_dict(features)
+        fit(tiny_root, model, tmp_path / "seed", max_epochs=2, limit_val_batches=0)
+        return torch.cat([value.detach().flatten() for value in model.model.reconstruction.parameters()])
+
+    features = narrow().model.feature_extractor.state_dict()
+    first = trained(1)
+    assert torch.equal(trained(1), first)
+    assert not torch.equal(trained(2), first)
+
+
+def test_building_with_a_seed_leaves_other_random_numbers_alone() -> None:
+    def drawn_after(**arguments: Any) -> torch.Tensor:  # noqa: ANN401
+        torch.manual_seed(3)
+        narrow(**arguments)
+        return torch.rand(1)
+
+    assert torch.equal(drawn_after(seed=9, num_blocks=1), drawn_after(seed=9, num_blocks=2))
+    assert not torch.equal(drawn_after(num_blocks=1), drawn_after(num_blocks=2))
+
+
+def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tiny_root: Path, tmp_path: Path) -> None:
+    def state(model: Crad) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in model.model.state_dict().items()}
+
+    features = narrow().model.feature_extractor.state_dict()
+
+    def build() -> Crad:
+        model = narrow(seed=4)
+        model.model.feature_extractor.load_state_dict(features)
+        return model
+
+    whole = build()
+    fit(tiny_root, whole, tmp_path / "whole", max_epochs=4)
+
+    engine, _ = fit(tiny_root, build(), tmp_path / "half", max_epochs=2)
+    resumed = build()
+    torch.rand(5)
+    again = Engine(default_root_dir=tmp_path / "again", accelerator="cpu", max_epochs=4)
+    again.fit(resumed, datamodule=datamodule(tiny_root), ckpt_path=engine.best_model_path)
+
+    for (name, expected), actual in zip(state(whole).items(), state(resumed).values(), strict=True):
+        assert torch.equal(actual, expected), name
+    assert again.trainer.current_epoch == 4
+
+
+def test_a_checkpoint_holds_what_a_prediction_needs(tiny_root: Path, tmp_path: Path) -> None:
+    """Another machine has neither the weights' file nor a hub, and gets the same prediction."""
+    weights = tmp_path / "weights.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), weights)
+    model = narrow(pre_trained=True, weights=weights)
+    engine, _ = fit(tiny_root, model, tmp_path, max_epochs=1)
+    weights.unlink()
+
+    loaded = Crad.load_from_checkpoint(engine.best_model_path)
+
+    images = torch.rand(2, 3, 50, 60)
+    expected, actual = model.eval().cpu()(images), loaded.eval()(images)
+    torch.testing.assert_close(actual.pred_score, expected.pred_score)
+    torch.testing.assert_close(actual.anomaly_map, expected.anomaly_map)
+    assert loaded.hparams["weights"] == str(weights)
+    assert loaded.hparams["layers"] == ["layer1", "layer2"]
+
+
+def test_missing_weights_stop_a_training_before_it_starts(tiny_root: Path, tmp_path: Path) -> None:
+    model = narrow(pre_trained=True, weights="missing.pth")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        fit(tiny_root, model, tmp_path, max_epochs=1)
+    assert model.trainer.global_step == 0
+
+
+def test_a_training_set_smaller_than_a_batch_trains(tiny_root: Path, tmp_path: Path) -> None:
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=2, limit_val_batches=0)
+    engine.fit(narrow(), datamodule=datamodule(tiny_root, category="blue", train_batch_size=64))
+    assert engine.trainer.global_step == 2
+
+
+def test_thresholds_that_will_be_stale_are_announced(
+    tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        fit(tiny_root, narrow(), tmp_path, max_epochs=3, check_val_every_n_epoch=2, limit_train_batches=1)
+    assert "thresholds and normalisation will be those of epoch 2" in caplog.text
+
+
+def test_components_are_ours_or_the_users() -> None:
+    model = narrow()
+    assert isinstance(model.evaluator, CategoryEvaluator)
+    assert isinstance(model.pre_processor, PreProcessor)
+    assert model.input_size == (32, 32)
+
+    other = narrow(image_size=None, pre_processor=PreProcessor(Resize((64, 96))), evaluator=False)
+    assert other.input_size == (64, 96)
+    assert other.model.reconstruction.feature_shape == (192, 16, 24)
+    assert other.evaluator is None
+    assert Crad.configure_pre_processor((40, 48)).transform(torch.rand(1, 3, 9, 9)).shape[-2:] == (40, 48)
+
+
+def test_lists_of_omegaconf_become_plain_ones() -> None:
+    """They would make a checkpoint that anomalib cannot load."""
+    config = OmegaConf.create({"layers": ["layer1"], "image_size": [32, 64]})
+    model = narrow(**config)
+    assert type(model.hparams["layers"]) is list
+    assert type(model.hparams["image_size"]) is list
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be greater than 0, got 0.0"),
+        ({"grid_learning_rate": -1.0}, "grid_learning_rate must be greater than 0, got -1.0"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"max_epochs": 0}, "max_epochs must be at least 1, got 0"),
+        ({"lr_step": 0}, "lr_step is an epoch and must be at least 1, got 0"),
+        ({"image_size": (33, 32)}, "image_size 33 x 32 .* does not fit"),
+        ({"backbone": "resnet81"}, "not a timm model"),
+        ({"layers": ["layer9"]}, "has no stage 'layer9'"),
+        ({"jitter_probability": 2.0}, "jitter_probability in"),
+        ({"num_blocks": -1}, "num_blocks must be >= 0"),
+        ({"local_resolution": 0}, "must be at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_early_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        narrow(**arguments)
