@@ -77,6 +77,15 @@ class TrainingDefaults(LightningModule):
                 f"be those of epoch {epochs // every * every}" if epochs >= every else "be missing",
             )
 
+    def on_train_start(self) -> None:
+        """Take learning rates from this run's schedule; a checkpoint brings those of the run that wrote it."""
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if isinstance(scheduler, LambdaLR):
+                rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+                for group, rate, factor in rates:
+                    group["lr"] = rate * factor(scheduler.last_epoch)
+
     def on_train_epoch_start(self) -> None:
         """Log the learning rate of each named parameter group."""
         groups = self.trainer.optimizers[0].param_groups

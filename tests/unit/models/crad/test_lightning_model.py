@@ -204,14 +204,16 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tiny_root: Path, tm
         model.model.feature_extractor.load_state_dict(features)
         return model
 
-    whole = build()
-    fit(tiny_root, whole, tmp_path / "whole", max_epochs=4)
+    def trained(model: Crad, max_epochs: int, checkpoint: str | None = None) -> Engine:
+        engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=max_epochs)
+        engine.fit(model, datamodule=datamodule(tiny_root), ckpt_path=checkpoint)
+        return engine
 
-    engine, _ = fit(tiny_root, build(), tmp_path / "half", max_epochs=2)
-    resumed = build()
-    torch.rand(5)
-    again = Engine(default_root_dir=tmp_path / "again", accelerator="cpu", max_epochs=4)
-    again.fit(resumed, datamodule=datamodule(tiny_root), ckpt_path=engine.best_model_path)
+    whole, resumed = build(), build()
+    trained(whole, max_epochs=4)
+    half = trained(build(), max_epochs=2)
+    torch.rand(5)  # another process has drawn other random numbers
+    again = trained(resumed, max_epochs=4, checkpoint=half.best_model_path)
 
     for (name, expected), actual in zip(state(whole).items(), state(resumed).values(), strict=True):
         assert torch.equal(actual, expected), name

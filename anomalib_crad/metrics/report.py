@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The result of one evaluation: every category's metrics, their means, and the ways to show and save them.
+
+Holds numbers and names only. Means are plain means over the categories in which a metric exists, and what does not
+exist is named with its reason, so that a mean over fewer categories never passes as one over all. Beside the means
+stand the pooled metrics, of all categories under one score scale: what a model with one threshold can reach.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from anomalib_crad.metrics.category import METRIC_NAMES, CategoryResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MEAN = "mean"
+POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class CategoryReport:
+    """Metrics of all categories of one evaluation.
+
+    Attributes:
+        categories: One result a category, in the order in which they are shown.
+        pooled: Result of the images of all categories together, or ``None`` if there is none. Defaults to ``None``.
+    """
+
+    categories: tuple[CategoryResult, ...]
+    pooled: CategoryResult | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that exist somewhere."""
+        return tuple(name for name in METRIC_NAMES if any(name in result.values for result in self._results()))
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Mean of each metric over the categories in which it exists."""
+        columns = {name: [r.values[name] for r in self.categories if name in r.values] for name in self.metrics}
+        return {name: sum(column) / len(column) for name, column in columns.items() if column}
+
+    @property
+    def per_category(self) -> dict[str, float]:
+        """Every category's values under the names that loggers get, such as ``image_AUROC/bottle``."""
+        return {f"{name}/{r.category}": value for r in self.categories for name, value in r.values.items()}
+
+    @property
+    def pooled_values(self) -> dict[str, float]:
+        """The pooled metrics under the names that loggers get, such as ``pooled/image_AUROC``."""
+        return {} if self.pooled is None else {f"{POOLED}/{name}": value for name, value in self.pooled.values.items()}
+
+    @property
+    def omissions(self) -> list[str]:
+        """One line for metrics that the same categories lack, with the reasons."""
+        lacking_to_metrics: dict[str, list[str]] = {}
+        for name in METRIC_NAMES:
+            reasons: dict[str, list[str]] = {}
+            for result in self._results():
+                if name in result.missing:
+                    reasons.setdefault(result.missing[name], []).append(result.category)
+            if reasons:
+                lacking = "; ".join(f"{', '.join(categories)}: {reason}" for reason, categories in reasons.items())
+                lacking_to_metrics.setdefault(lacking, []).append(name)
+        return [
+            f"{', '.join(names)} {'does' if len(names) == 1 else 'do'} not exist for {lacking}."
+            for lacking, names in lacking_to_metrics.items()
+        ]
+
+    def _results(self) -> Iterator[CategoryResult]:
+        """Yield the results of the categories, then the pooled one."""
+        yield from self.categories
+        if self.pooled is not None:
+            yield self.pooled
+
+    def rows(self) -> list[tuple[str, dict[str, float]]]:
+        """Return the rows of table and file: each category, the mean, and the pooled metrics."""
+        rows = [*((result.category, result.values) for result in self.categories), (MEAN, self.mean)]
+        if self.pooled is not None:
+            rows.append((POOLED, self.pooled.values))
+        return rows
+
+    def to_table(self) -> Table:
+        """Return a table for the terminal: categories as rows, metrics as columns, mean and pooled metrics last."""
+        # All eight metrics fit into 80 columns, which is what a terminal has at least.
+        table = Table(
+            title="Test metrics per category, on raw scores",
+            caption="\n".join(self.omissions) or None,
+            padding=0,
+        )
+        table.add_column("category")
+        for name in self.metrics:
+            table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+        for number, (category, values) in enumerate(self.rows(), start=1):
+            cells = (f"{values[name]:.4f}" if name in values else "-" for name in self.metrics)
+            table.add_row(category, *cells, end_section=number == len(self.categories))
+        return table
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the rows of the table at full precision; a value that does not exist is empty.
+
+        Args:
+            path: File to write; its folder is made, an existing file is replaced.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["category", *self.metrics])
+            writer.writeheader()
+            writer.writerows({"category": category, **values} for category, values in self.rows())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data: counts, values and reasons of each category, means and pooled metrics."""
+        return {
+            "categories": {result.category: _plain(result) for result in self.categories},
+            MEAN: self.mean,
+            POOLED: None if self.pooled is None else _plain(self.pooled),
+        }
+
+
+def _plain(result: CategoryResult) -> dict[str, Any]:
+    """Return a result without its name."""
+    return {
+        "normal": result.normal,
+        "anomalous": result.anomalous,
+        "values": result.values,
+        "missing": result.missing,
+    }
