@@ -1,5 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""CRAD and unified multi-class anomaly detection for anomalib."""
+"""CRAD and unified multi-class anomaly detection for anomalib.
+
+The public names are resolved when they are first used, so that importing this package imports neither torch nor
+anomalib. Importing it does register it with anomalib, as `import torch` does by itself (see `docs/plugin.md`).
+
+Example:
+    >>> from anomalib_crad import Crad
+    >>> Crad.__name__
+    'Crad'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from anomalib_crad import plugin
+
+if TYPE_CHECKING:
+    from anomalib_crad.data.elpv import Elpv
+    from anomalib_crad.data.multi_category import MultiCategory
+    from anomalib_crad.data.mvtec import MVTec
+    from anomalib_crad.models.crad.lightning_model import Crad
 
 __version__ = "0.1.0"
+
+__all__ = ["Crad", "Elpv", "MVTec", "MultiCategory"]
+
+_DEFINED_IN = {
+    "Crad": "anomalib_crad.models.crad.lightning_model",
+    "Elpv": "anomalib_crad.data.elpv",
+    "MVTec": "anomalib_crad.data.mvtec",
+    "MultiCategory": "anomalib_crad.data.multi_category",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
+    if name not in _DEFINED_IN:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_DEFINED_IN[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Last, since a plugin that is published at once imports from this package.
+plugin.register_on_import()

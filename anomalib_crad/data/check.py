@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Look at a datamodule's images without training: `python -m anomalib_crad.data.check --data MultiCategory ...`.
+
+Takes any of anomalib's image datamodules, given as for a training, or the configuration of a training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib.data import AnomalibDataModule
+from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from anomalib_crad.data.category_sets import read_subsets
+from anomalib_crad.data.inspection import inspect_samples
+from anomalib_crad.data.multi_category import MultiCategory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomalib_crad.data.data_report import DataReport
+
+
+def check_datamodule(datamodule: AnomalibDataModule, *, progress: bool = False) -> DataReport:
+    """Look at all images that a datamodule will use: headers of all, bytes of possible duplicates.
+
+    Args:
+        datamodule: ``MultiCategory`` or any of anomalib's image datamodules. Nothing is downloaded, and this
+            datamodule is set up.
+        progress: Show bars on the terminal's error stream. Defaults to ``False``.
+
+    Returns:
+        Counts of images, and problems. ``rich.print(report)`` shows them.
+
+    Raises:
+        ValueError: If a category cannot be read at all.
+
+    Example:
+        >>> from anomalib_crad import MultiCategory
+        >>> report = check_datamodule(MultiCategory(base="Folder", base_args={...}))  # doctest: +SKIP
+        >>> report.raise_for_errors()  # doctest: +SKIP
+    """
+    if isinstance(datamodule, MultiCategory):
+        datamodules = datamodule.datamodules
+    else:
+        datamodules = {datamodule.category or datamodule.name: datamodule}
+    frames = {subset: data.samples for subset, data in read_subsets(datamodules).items()}
+    return inspect_samples(frames, progress=progress)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the datamodule that the command line describes, and print what was found.
+
+    Args:
+        arguments: The command line's. Defaults to ``None``: those of this process.
+
+    Returns:
+        Exit code: 1 if there are errors, else 0.
+    """
+    parser = ArgumentParser(prog="python -m anomalib_crad check", description="Look at all images before training.")
+    parser.add_argument("--config", type=Path, help="Configuration of a training; only its section `data` is read.")
+    parser.add_subclass_arguments(AnomalibDataModule, "data", required=False, help="The datamodule, as for a training.")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    config = _config_path(arguments)
+    if config is not None:
+        parser.set_defaults({"data": _data_section(config, parser)})
+    parsed = parser.parse_args(arguments)
+    if parsed.data is None:
+        parser.error("Give a datamodule with --data, or a configuration with --config.")
+    report = check_datamodule(parser.instantiate_classes(parsed).data, progress=True)
+    Console().print(report)
+    return 1 if report.errors else 0
+
+
+def _config_path(arguments: list[str]) -> Path | None:
+    """Find the configuration before the rest is parsed, for which it holds the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    return parser.parse_known_args(arguments)[0].config
+
+
+def _data_section(config: Path, parser: ArgumentParser) -> Any:  # noqa: ANN401 - as the file has it
+    if not config.is_file():
+        parser.error(f"--config: there is no file '{config}'.")
+    content = OmegaConf.to_container(OmegaConf.load(config))
+    if not isinstance(content, dict) or "data" not in content:
+        parser.error(f"--config: '{config}' has no section `data`.")
+    return content["data"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
