@@ -10,7 +10,7 @@ which a user would, on real images and real features that come as packages. Run 
 from __future__ import annotations
 
 import argparse
-import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,6 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-logger = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 
@@ -63,7 +61,8 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
     if not config.is_file():
         msg = f"There is no configuration '{config}'; pass one with --config."
         raise FileNotFoundError(msg)
-    # Not at the top: --help should not wait for torch.
+    # Not at the top: --help should not wait for torch, which warns as it is imported.
+    warnings.simplefilter("ignore", FutureWarning)
     from anomalib.cli.cli import AnomalibCLI
     from anomalib.loggers import configure_logger
 
@@ -73,6 +72,7 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
 
     console = Console()
     configure_logger()
+    _leave_out_warnings_without_remedy()
     console.rule("1/3  Train and test")
     cli = AnomalibCLI(["train", "--config", str(config), *arguments])
     folder = Path(cli.engine.trainer.default_root_dir)
@@ -97,6 +97,13 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
     }.items():
         console.print(f"{name + ':':<12}{path}", soft_wrap=True)
     return folder
+
+
+def _leave_out_warnings_without_remedy() -> None:
+    """Libraries warn about each other and about the backbone, which is frozen on purpose; a newcomer can do nothing."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,14 @@ def test_train_tests_at_the_end_and_finds_bright_scratches(datamodule: MVTec, tm
     assert len(list((folder / "images").rglob("*.png"))) == 16  # both categories use the same file names
 
 
+def test_train_from_a_checkpoint(trained: tuple[AnomalibModule, Path, Path], datamodule: MVTec, tmp_path: Path) -> None:
+    _, checkpoint, _ = trained
+    resumed = engine(tmp_path, max_epochs=3)
+    results = resumed.train(model(), datamodule=datamodule, ckpt_path=checkpoint)
+    assert "image_AUROC" in results[0]
+    assert resumed.trainer.fit_loop.epoch_progress.current.completed == 3
+
+
 def test_train_on_one_category_of_anomalibs_own_datamodule(tiny_root: Path, tmp_path: Path) -> None:
     data = MVTecAD(root=tiny_root, category="blue", train_batch_size=4, eval_batch_size=4, num_workers=0)
     results = engine(tmp_path, max_epochs=1).train(model(), datamodule=data)
@@ -109,6 +117,14 @@ def test_predict_from_a_checkpoint(trained: tuple[AnomalibModule, Path, Path], t
         assert batch.anomaly_map.shape[-2:] == (64, 64)
         assert 0 <= batch.pred_score.item() <= 1
         assert batch.pred_label.dtype == torch.bool
+
+
+def test_predict_the_datamodules_images(
+    trained: tuple[AnomalibModule, Path, Path], datamodule: MVTec, tmp_path: Path
+) -> None:
+    _, checkpoint, _ = trained
+    batches = engine(tmp_path).predict(model(), datamodule=datamodule, ckpt_path=checkpoint)
+    assert sum(len(batch.image_path) for batch in batches or ()) == 16
 
 
 @pytest.mark.parametrize("export_type", list(ExportType))

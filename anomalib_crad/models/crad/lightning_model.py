@@ -240,7 +240,7 @@ class Crad(TrainingDefaults, AnomalibModule):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> Path:
-        """Export to ONNX, as :meth:`anomalib.models.AnomalibModule.to_onnx` does, at the exporter's own opset.
+        """Export to ONNX, as anomalib does, at the exporter's own opset and without its progress.
 
         Args:
             export_root: Folder for the exported files.
@@ -252,4 +252,5 @@ class Crad(TrainingDefaults, AnomalibModule):
             Path of the ONNX file.
         """
         kwargs.setdefault("opset_version", 18)
+        kwargs.setdefault("verbose", False)
         return super().to_onnx(export_root, model_file_name, input_size, **kwargs)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is said about two models' scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from anomalib_crad.deploy import Agreement, compare_with_openvino
+
+
+def test_differences_are_counted_and_put_into_words() -> None:
+    table = pd.DataFrame({
+        "image_path": ["a.png", "b.png", "c.png"],
+        "score": [0.1, 0.5, 0.9],
+        "label": [False, False, True],
+        "exported_score": [0.1, 0.52, 0.89],
+        "exported_label": [False, True, True],
+    })
+    agreement = Agreement(table)
+    assert agreement.largest_difference == pytest.approx(0.02)
+    assert agreement.equal_labels == 2
+    assert str(agreement).startswith("3 images: image scores differ by at most 2.0e-02")
+    assert str(agreement).endswith("2 of 3 labels are equal.")
+
+
+def test_nothing_to_compare_is_an_error() -> None:
+    with pytest.raises(ValueError, match="predictions is empty"):
+        compare_with_openvino([], Path("model.xml"))
