@@ -102,9 +102,9 @@ def test_names_of_the_model_in_yaml_and_python(class_path: str, data_arguments: 
 
 
 def test_names_in_anomalibs_modules() -> None:
-    assert anomalib.models.Crad is anomalib_crad.Crad
-    assert anomalib.data.MVTec is anomalib_crad.MVTec
-    assert anomalib.data.Elpv is anomalib_crad.Elpv
+    assert vars(anomalib.models)["Crad"] is anomalib_crad.Crad
+    for name in ("Elpv", "MVTec", "MultiCategory"):
+        assert vars(anomalib.data)[name] is getattr(anomalib_crad, name)
 
 
 def test_get_datamodule(tiny_root: Path) -> None:

@@ -59,7 +59,7 @@ def trained(datamodule: MVTec, tmp_path_factory: pytest.TempPathFactory) -> tupl
     crad, folder = model(), tmp_path_factory.mktemp("trained")
     fitted = engine(folder, max_epochs=2)
     fitted.fit(crad, datamodule=datamodule)
-    return crad, fitted.trainer.checkpoint_callback.best_model_path, folder  # type: ignore[union-attr,return-value]
+    return crad, fitted.trainer.checkpoint_callback.best_model_path, folder  # type: ignore[union-attr]
 
 
 def test_crad_is_listed() -> None:
@@ -114,6 +114,9 @@ def test_predict_from_a_checkpoint(trained: tuple[AnomalibModule, Path, Path], t
     assert len(batches) == 4
     for batch in batches:
         assert isinstance(batch, ImageBatch)
+        assert batch.anomaly_map is not None
+        assert batch.pred_score is not None
+        assert batch.pred_label is not None
         assert batch.anomaly_map.shape[-2:] == (64, 64)
         assert 0 <= batch.pred_score.item() <= 1
         assert batch.pred_label.dtype == torch.bool
@@ -124,7 +127,8 @@ def test_predict_the_datamodules_images(
 ) -> None:
     _, checkpoint, _ = trained
     batches = engine(tmp_path).predict(model(), datamodule=datamodule, ckpt_path=checkpoint)
-    assert sum(len(batch.image_path) for batch in batches or ()) == 16
+    assert batches
+    assert sum(len(batch) for batch in batches) == 16
 
 
 @pytest.mark.parametrize("export_type", list(ExportType))

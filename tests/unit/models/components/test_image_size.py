@@ -39,4 +39,5 @@ def test_anything_but_two_positive_numbers_is_an_error(image_size: list[int]) ->
 def test_training_and_exported_graph_resize_alike() -> None:
     pre_processor = resize_and_normalise((32, 48))
     images = torch.rand(1, 3, 100, 70)
+    assert pre_processor.transform is not None
     torch.testing.assert_close(pre_processor.transform(images), pre_processor(images))

@@ -53,9 +53,9 @@ def test_recorded_evaluation(golden: Callable[[str], Mapping[str, np.ndarray]]) 
     recorded = golden("crad_eval")
     maps = smooth(torch.from_numpy(recorded["preds"]).unsqueeze(1))
     scores = image_score(maps).numpy()
-    labels = recorded["masks"].reshape(len(maps), -1).any(axis=1)
+    labels = np.asarray(recorded["masks"].reshape(len(maps), -1).any(axis=1))
     for category in np.unique(recorded["categories"]):
-        chosen = recorded["categories"] == category
+        chosen = np.flatnonzero(recorded["categories"] == category)
         image_level = auroc(scores[chosen], labels[chosen])
         pixel_level = auroc(maps.numpy()[chosen].ravel(), recorded["masks"][chosen].ravel() > 0)
         assert image_level is not None

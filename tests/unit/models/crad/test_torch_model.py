@@ -45,7 +45,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 def test_initial_values() -> None:
     head = ContinuousMemoryReconstruction(64, (4, 4), num_blocks=1, hidden_channels=64)
     assert head.fusion.recover.weight.std().item() == pytest.approx(0.01, rel=0.05)
-    assert not head.local_memory.coordinates[0].bias.any()
+    assert not head.state_dict()["local_memory.coordinates.0.bias"].any()
     # Xavier: sqrt(2 / (64 * 64 + 1 * 64)), with fans of a 1 x 64 x 8 x 8 tensor.
     assert head.local_memory.grid.values.std().item() == pytest.approx((2 / (64 * 64 + 64)) ** 0.5, rel=0.05)
 
@@ -67,7 +67,8 @@ def test_every_option_changes_the_output(changed: dict[str, float]) -> None:
     outputs = []
     for options in ({}, changed):
         head = narrow(**{"jitter_probability": 1.0, **options})
-        torch.nn.init.normal_(head.local_memory.coordinates[2].weight)  # coordinates that tell positions apart
+        # Coordinates that tell positions apart.
+        torch.nn.init.normal_(head.get_parameter("local_memory.coordinates.2.weight"))
         torch.manual_seed(2)
         outputs.append(head(features))
     assert not torch.equal(*outputs)
@@ -97,5 +98,7 @@ def test_the_model_trains_on_features_and_scores_images() -> None:
 
     prediction = model.eval()(images)
     assert isinstance(prediction, InferenceBatch)
+    assert prediction.pred_score is not None
+    assert prediction.anomaly_map is not None
     assert prediction.pred_score.shape == (2,)
     assert prediction.anomaly_map.shape == (2, 1, 32, 48)
