@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, timezone
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +36,7 @@ CSV_NAME = "category_metrics.csv"
 JSON_NAME = "category_metrics.json"
 
 _PACKAGES = ("anomalib", "torch", "timm", "lightning")
-_DATAMODULE_SETTINGS = (
-    "name",
-    "root",
-    "train_batch_size",
-    "eval_batch_size",
-    "val_split_mode",
-    "val_split_ratio",
-    "test_split_mode",
-    "test_split_ratio",
-    "seed",
-)
+_DATAMODULE_SETTINGS = ("name", "root", "train_batch_size", "eval_batch_size")
 _TRAINER_SETTINGS = ("max_epochs", "current_epoch", "global_step", "precision", "world_size", "ckpt_path")
 
 
@@ -145,10 +136,11 @@ def plain(value: object) -> Any:  # noqa: ANN401 - JSON has no type of its own
     """
     if isinstance(value, Enum):
         return plain(value.value)
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Real):
+        number = int(value) if isinstance(value, Integral) else float(value)
+        return number if math.isfinite(number) else str(number)
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, Sequence | Set):

@@ -161,7 +161,8 @@ def _pretrained_config(backbone: str) -> Any:  # noqa: ANN401  # timm's Pretrain
 def _stage_numbers(backbone: str, layers: Sequence[int | str], options: dict[str, Any]) -> tuple[int, ...]:
     """Numbers of the stages that are asked for by number or name."""
     try:
-        probe = timm.create_model(backbone, pretrained=False, **options)
+        with torch.device("meta"):  # only names and strides are wanted
+            probe = timm.create_model(backbone, pretrained=False, **options)
     except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
         msg = f"backbone='{backbone}' gives no feature maps (timm: {error}). Choose a convolutional or ViT model."
         raise ValueError(msg) from error

@@ -21,7 +21,7 @@ MASK = np.array([[1, 0, 0, 0], [0, 1, 0, 1]], bool)  # two pixels that touch at 
 def make_case(seed: int, levels: int | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Draw defects of all sizes and maps that find some of them; with ``levels``, full of ties."""
     rng = np.random.default_rng(seed)
-    masks = gaussian_filter(rng.normal(size=(6, 48, 40)), (0, 2, 2)) > 0.28
+    masks = gaussian_filter(rng.normal(size=(6, 48, 40)), (0, 1, 1)) > 0.45
     masks[:2] = False
     maps = gaussian_filter(rng.normal(size=masks.shape) + 2 * masks * rng.random(masks.shape), (0, 1, 1))
     return (maps if levels is None else np.round(maps * levels) / levels).astype(np.float32), masks

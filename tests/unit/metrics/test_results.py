@@ -6,6 +6,7 @@ import json
 from enum import Enum
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -27,6 +28,7 @@ class Colour(Enum):
     [
         ({"a": [1, 2.5, None, True, "x"], 3: (4,)}, {"a": [1, 2.5, None, True, "x"], "3": [4]}),
         (OmegaConf.create({"layers": ["layer1", 2]}), {"layers": ["layer1", 2]}),
+        ([np.float32(0.5), np.int64(3)], [0.5, 3]),
         ([float("nan"), float("-inf")], ["nan", "-inf"]),
         ({"path": PurePosixPath("a/b"), "colour": Colour.RED}, {"path": "a/b", "colour": "red"}),
     ],
