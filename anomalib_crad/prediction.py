@@ -14,6 +14,7 @@ from anomalib.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import numpy as np
     from anomalib.data import AnomalibDataModule, ImageBatch
@@ -37,12 +38,18 @@ class Prediction:
     anomaly_map: np.ndarray
 
 
-def predict(model: AnomalibModule, datamodule: AnomalibDataModule, accelerator: str = "auto") -> list[Prediction]:
+def predict(
+    model: AnomalibModule,
+    datamodule: AnomalibDataModule,
+    checkpoint: Path | str,
+    accelerator: str = "auto",
+) -> list[Prediction]:
     """Predict the images of a datamodule's prediction set, without saving pictures.
 
     Args:
-        model: Trained model; its visualizer is put aside meanwhile.
+        model: The model; its visualizer is put aside meanwhile.
         datamodule: Where the images come from.
+        checkpoint: Whose weights the model shall have.
         accelerator: Lightning's name of the device. Defaults to ``"auto"``.
 
     Returns:
@@ -50,7 +57,7 @@ def predict(model: AnomalibModule, datamodule: AnomalibDataModule, accelerator: 
     """
     visualizer, model.visualizer = model.visualizer, None
     try:
-        batches = Engine(accelerator=accelerator).predict(model, datamodule=datamodule)
+        batches = Engine(accelerator=accelerator).predict(model, datamodule=datamodule, ckpt_path=checkpoint)
     finally:
         model.visualizer = visualizer
     return [

@@ -64,14 +64,12 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
     # Not at the top: --help should not wait for torch, which warns as it is imported.
     warnings.simplefilter("ignore", FutureWarning)
     from anomalib.cli.cli import AnomalibCLI
-    from anomalib.loggers import configure_logger
 
     from anomalib_crad.deploy import compare_with_openvino
     from anomalib_crad.prediction import predict
     from anomalib_crad.visualization import save_overview
 
     console = Console()
-    configure_logger()
     _leave_out_warnings_without_remedy()
     console.rule("1/3  Train and test")
     cli = AnomalibCLI(["train", "--config", str(config), *arguments])
@@ -80,8 +78,9 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
     console.rule("2/3  Export to OpenVINO")
     exported = cli.model.to_openvino(folder)
 
-    console.rule("3/3  Compare the exported model with the trained one")
-    predictions = predict(cli.model, cli.datamodule, accelerator="cpu")
+    console.rule("3/3  Compare the exported model with the checkpoint")
+    checkpoint = str(cli.engine.best_model_path)
+    predictions = predict(cli.model, cli.datamodule, checkpoint, accelerator="cpu")
     agreement = compare_with_openvino(predictions, exported)
     agreement.table.to_csv(folder / "openvino_agreement.csv", index=False)
     overview = save_overview(predictions, cli.datamodule.test_data.samples, folder / "overview.png")
@@ -92,7 +91,7 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
         "Metrics": folder / "category_metrics.csv",
         "Heat maps": folder / "images",
         "Overview": overview,
-        "Checkpoint": cli.engine.best_model_path,
+        "Checkpoint": checkpoint,
         "OpenVINO": exported,
     }.items():
         console.print(f"{name + ':':<12}{path}", soft_wrap=True)
@@ -100,9 +99,10 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
 
 
 def _leave_out_warnings_without_remedy() -> None:
-    """Libraries warn about each other and about the backbone, which is frozen on purpose; a newcomer can do nothing."""
+    """Libraries warn about each other, a backbone frozen on purpose and masks that are not there."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+    warnings.filterwarnings("ignore", message="The ``compute`` method of metric F1Score was called before")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
