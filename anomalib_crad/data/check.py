@@ -54,16 +54,17 @@ def check_datamodule(datamodule: AnomalibDataModule, *, progress: bool = False) 
     return inspect_samples(frames, progress=progress)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib_crad.data.check") -> int:
     """Check the datamodule that the command line describes, and print what was found.
 
     Args:
         arguments: The command line's. Defaults to ``None``: those of this process.
+        prog: How the user started this, for the help. Defaults to ``"python -m anomalib_crad.data.check"``.
 
     Returns:
-        Exit code: 1 if there are errors, else 0.
+        Exit code: 1 if there are errors, else 0. The process ends with 2 if there is nothing to look at.
     """
-    parser = ArgumentParser(prog="python -m anomalib_crad check", description="Look at all images before training.")
+    parser = ArgumentParser(prog=prog, description="Look at all images before training.")
     parser.add_argument("--config", type=Path, help="Configuration of a training; only its section `data` is read.")
     parser.add_subclass_arguments(AnomalibDataModule, "data", required=False, help="The datamodule, as for a training.")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -73,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     if parsed.data is None:
         parser.error("Give a datamodule with --data, or a configuration with --config.")
-    report = check_datamodule(parser.instantiate_classes(parsed).data, progress=True)
+    try:
+        report = check_datamodule(parser.instantiate_classes(parsed).data, progress=True)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     Console().print(report)
     return 1 if report.errors else 0
 

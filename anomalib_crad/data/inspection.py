@@ -18,6 +18,7 @@ from rich.progress import track
 from anomalib_crad.data.data_report import DataReport, SubsetSummary
 from anomalib_crad.data.duplicates import identical_files
 from anomalib_crad.data.image_files import READ_ERRORS, read_header
+from anomalib_crad.data.multi_category_dataset import mask_paths
 from anomalib_crad.data.problems import TRAIN, Files, Sample, find_problems
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def inspect_samples(frames: Mapping[str, pd.DataFrame], *, progress: bool = Fals
     categories: dict[str, list[Sample]] = {}
     for subset, frame in frames.items():
         for row in frame.to_dict("records"):
-            masks = _as_tuple(row["mask_path"])
+            masks = tuple(mask_paths(row["mask_path"]))
             sample = Sample(row["image_path"], subset, int(row["label_index"]), masks, bool(row["has_mask"]))
             categories.setdefault(row["category"], []).append(sample)
     samples = [sample for each in categories.values() for sample in each]
@@ -89,9 +90,3 @@ def _summary(category: str, subset: str, samples: list[Sample], files: Files) ->
         sizes=tuple(sorted({header.size for header in headers})),
         modes=tuple(sorted({header.mode for header in headers})),
     )
-
-
-def _as_tuple(mask_path: str | list[str] | None) -> tuple[str, ...]:
-    if not mask_path:
-        return ()
-    return (mask_path,) if isinstance(mask_path, str) else tuple(mask_path)

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset
-from anomalib.data.utils import LabelName
 from rich.console import Console
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Transform
@@ -21,11 +20,11 @@ from torchvision.transforms.v2 import Transform
 from anomalib_crad.data.balance import CategoryBalancedSampler
 from anomalib_crad.data.bases import ALL
 from anomalib_crad.data.category_sets import SUBSETS, read_subsets
-from anomalib_crad.data.image_files import check_image_files
 from anomalib_crad.data.inspection import inspect_samples
 from anomalib_crad.data.mask_batches import MaskBatchSampler
 from anomalib_crad.data.merging import category_names, common_folder_name, overwritten_pictures
 from anomalib_crad.data.multi_category_dataset import MultiCategoryDataset
+from anomalib_crad.data.setup_checks import reject_bad_files, reject_half_labelled, reject_untrained
 from anomalib_crad.data.sources import agreed, given_datamodules
 
 logger = logging.getLogger(__name__)
@@ -166,16 +165,11 @@ class MultiCategory(AnomalibDataModule):
         subsets = {name: data for name in SUBSETS if (data := getattr(self, f"{name}_data", None)) is not None}
         if self.check:
             self._report(subsets)
-        else:
-            _check_files(subsets)
-        trained = set(self.train_data.samples["category"])
-        for name in self.categories:
-            if name not in trained:
-                root = getattr(self._datamodules[name], "root", None)
-                msg = f"Category '{name}' has no training images (root: '{root}'). Add normal images, or leave it out."
-                raise ValueError(msg)
-        for name, data in subsets.items():
-            _reject_mixed_labels(name, data)
+        roots = {name: getattr(datamodule, "root", None) for name, datamodule in self._datamodules.items()}
+        reject_untrained(subsets, roots)
+        reject_half_labelled(subsets)
+        if not self.check:
+            reject_bad_files(subsets)
         if "test" in subsets:
             self._warn_of_overwritten_pictures(subsets["test"])
 
@@ -249,25 +243,3 @@ def _prepare(datamodule: AnomalibDataModule) -> None:
         what = f"{type(datamodule).__name__} has no images of category '{datamodule.category}' in root='{root}'"
         msg = f"{what} and cannot download them: {reason}. Put the data set there, or give `root` where it is."
         raise FileNotFoundError(msg) from error
-
-
-def _check_files(subsets: dict[str, MultiCategoryDataset]) -> None:
-    frames = [data.samples for data in subsets.values()]
-    images = {path for frame in frames for path in frame["image_path"]}
-    masks = {path for frame in frames for entry in frame["mask_path"].dropna() for path in _paths(entry)}
-    check_image_files(sorted(images), sorted(masks))
-
-
-def _reject_mixed_labels(subset: str, data: MultiCategoryDataset) -> None:
-    unlabelled = data.samples["label_index"] == LabelName.UNKNOWN
-    if unlabelled.any() and not unlabelled.all():
-        names = data.samples.loc[unlabelled, "category"].unique().tolist()
-        msg = (
-            f"The {subset} images of {names} have no labels, those of other categories have. Their batches cannot mix: "
-            "use these categories in a datamodule of their own."
-        )
-        raise ValueError(msg)
-
-
-def _paths(entry: str | list[str]) -> list[str]:
-    return [entry] if isinstance(entry, str) else list(entry)

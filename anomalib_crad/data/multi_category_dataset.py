@@ -68,13 +68,13 @@ class MultiCategoryDataset(AnomalibDataset):
             OSError: If the image or its mask cannot be decoded; the message names the file.
         """
         sample = self.samples.iloc[index]
-        mask_paths = _as_list(sample.mask_path)
+        paths = mask_paths(sample.mask_path)
         image = _read(read_image, sample.image_path, "image")
         mask = None
-        if sample.has_mask and not mask_paths:
+        if sample.has_mask and not paths:
             mask = Mask(torch.zeros(image.shape[-2:], dtype=torch.uint8))
         elif sample.has_mask:
-            parts = [_read(read_mask, path, "mask") for path in mask_paths]
+            parts = [_read(read_mask, path, "mask") for path in paths]
             mask = Mask(torch.stack(parts).amax(dim=0))
         if self.augmentations and mask is None:
             image = self.augmentations(image)
@@ -85,7 +85,7 @@ class MultiCategoryDataset(AnomalibDataset):
             gt_mask=mask,
             gt_label=None if sample.label_index == LabelName.UNKNOWN else torch.tensor(int(sample.label_index)),
             image_path=sample.image_path,
-            mask_path=mask_paths[0] if mask_paths else None,
+            mask_path=paths[0] if paths else None,
         )
 
     @property
@@ -94,10 +94,18 @@ class MultiCategoryDataset(AnomalibDataset):
         return collate_masks_or_none
 
 
-def _as_list(mask_path: str | list[str] | None) -> list[str]:
-    if not mask_path:
+def mask_paths(entry: str | list[str] | None) -> list[str]:
+    """Read an entry of the column ``mask_path``.
+
+    Args:
+        entry: One path, several, or None.
+
+    Returns:
+        The paths.
+    """
+    if not entry:
         return []
-    return [mask_path] if isinstance(mask_path, str) else list(mask_path)
+    return [entry] if isinstance(entry, str) else list(entry)
 
 
 def _read(reader: Callable[..., Any], path: str, what: str) -> Any:  # noqa: ANN401 - as the reader

@@ -84,7 +84,10 @@ def _reject_folders_that_all_lack(root: Path, names: list[str], arguments: Mappi
         for part in _as_list(arguments.get(argument)):
             lacking = [name for name in names if not (root / name / part).is_dir()]
             if len(lacking) == len(names):
-                msg = f"`{argument}` in `base_args` is '{part}', which none of the categories in root='{root}' has."
+                msg = (
+                    f"`{argument}` in `base_args` is '{part}', which none of the categories in root='{root}' has. "
+                    "Correct it, or leave it out."
+                )
                 raise ValueError(msg)
             if lacking:
                 logger.info("No '%s' (`%s`) in the folders of: %s.", part, argument, ", ".join(lacking))

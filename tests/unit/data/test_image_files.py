@@ -11,7 +11,7 @@ import pytest
 from made_up_images import write_image
 from PIL import Image
 
-from anomalib_crad.data.image_files import check_image_files
+from anomalib_crad.data.image_files import check_image_files, read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,11 @@ def truncate(path: Path, keep: float = 0.5) -> Path:
 )
 def test_eight_bit_images_of_any_channels_pass(tmp_path: Path, mode: str, suffix: str) -> None:
     check_image_files([str(write_image(tmp_path / f"image.{suffix}", mode=mode))])
+
+
+def test_a_header_tells_size_and_mode(tmp_path: Path) -> None:
+    header = read_header(str(write_image(tmp_path / "image.png", size=(24, 16), mode="LA")))
+    assert (header.size, header.mode, header.is_clipped_by_rgb) == ((24, 16), "LA", False)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -57,6 +57,21 @@ def test_every_kind_of_missing_mask_becomes_none(missing: object) -> None:
     assert merge_samples({"a": samples}, training=False)["mask_path"].tolist() == [None]
 
 
+def test_an_anomalous_image_without_a_mask_has_no_labelled_pixels() -> None:
+    merged = merge_samples({"a": frame("a1", label=1)}, training=False)
+    assert merged["has_mask"].tolist() == [False]
+
+
+def test_an_image_of_unknown_label_has_no_labelled_pixels() -> None:
+    assert merge_samples({"a": frame("a1", label=-1)}, training=False)["has_mask"].tolist() == [False]
+
+
+@pytest.mark.parametrize(("label", "expected"), [(1, "/data/m1.png"), (0, None), (-1, None)])
+def test_only_anomalous_images_keep_their_masks(label: int, expected: str | None) -> None:
+    samples = frame("a1", label=label).assign(mask_path="/data/m1.png")
+    assert merge_samples({"a": samples}, training=False)["mask_path"].tolist() == [expected]
+
+
 def test_an_image_in_two_categories_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match=r"/data/same' is in more than one category: \['a', 'b'\]"):
         merge_samples({"a": frame("same"), "b": frame("same", "other")}, training=False)

@@ -80,6 +80,17 @@ def test_an_image_with_several_masks_has_their_union(tmp_path: Path) -> None:
     assert mask.sum() == MASK_PIXELS + 1
 
 
+def test_a_mask_of_another_size_is_scaled_as_anomalib_scales_it(tmp_path: Path) -> None:
+    folder = make_category(tmp_path, "cap", good=0, bad=1)
+    path = next((folder / "ground_truth" / "scratch").iterdir())
+    Image.open(path).resize((12, 8)).save(path)
+    dataset = merged(folder)
+    theirs = MVTecADDataset(root=folder.parent, category="cap", split="test")
+    for augmentations in (None, Resize((10, 10))):
+        dataset.augmentations = theirs.augmentations = augmentations
+        torch.testing.assert_close(dataset[0].gt_mask, theirs[0].gt_mask, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("what", ["image", "mask"])
 def test_a_file_damaged_inside_is_named(tmp_path: Path, what: str, num_workers: int) -> None:
