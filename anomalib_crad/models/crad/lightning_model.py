@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib import LearningType, TaskType
+from anomalib.data import AnomalibDataModule, Batch
+from anomalib.deploy import CompressionType
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -31,11 +32,13 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch.optim import AdamW
+from torchmetrics import Metric
 
 from anomalib_crad.metrics import CategoryEvaluator
 from anomalib_crad.models.components import MultiScaleFeatures
 from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise, resolve_image_size
 from anomalib_crad.models.components.training import TrainingDefaults, check_training_arguments
+from anomalib_crad.post_processing import CategoryPostProcessor, write_thresholds
 
 from .anomaly_map import AnomalyMapGenerator
 from .loss import CradLoss
@@ -78,7 +81,8 @@ class Crad(TrainingDefaults, AnomalibModule):
             workers), so that a run on CPU repeats exactly. Defaults to ``None``: every run differs.
         pre_processor: Pre-processor, or ``True`` for resizing and normalising as the backbone expects it.
             Defaults to ``True``.
-        post_processor: Post-processor, or ``True`` for anomalib's. Defaults to ``True``.
+        post_processor: Post-processor, or ``True`` for one threshold at the best F1 and scores that are squashed around
+            it, never cut. Defaults to ``True``.
         evaluator: Evaluator, or ``True`` for one that measures each category on raw scores. Defaults to ``True``.
         visualizer: Visualizer, or ``True`` for anomalib's. Defaults to ``True``.
 
@@ -182,6 +186,11 @@ class Crad(TrainingDefaults, AnomalibModule):
         return resize_and_normalise(image_size or IMAGE_SIZE)
 
     @staticmethod
+    def configure_post_processor() -> PostProcessor:
+        """One threshold for all categories, at the best F1; scores are squashed so that no ranking changes."""
+        return CategoryPostProcessor()
+
+    @staticmethod
     def configure_evaluator() -> Evaluator:
         """Metrics of each category and their mean, on raw scores."""
         return CategoryEvaluator()
@@ -240,7 +249,7 @@ class Crad(TrainingDefaults, AnomalibModule):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> Path:
-        """Export to ONNX, as anomalib does, at the exporter's own opset and without its progress.
+        """Export to ONNX as anomalib does, at the exporter's own opset, with thresholds in the model's metadata.
 
         Args:
             export_root: Folder for the exported files.
@@ -253,4 +262,51 @@ class Crad(TrainingDefaults, AnomalibModule):
         """
         kwargs.setdefault("opset_version", 18)
         kwargs.setdefault("verbose", False)
-        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        write_thresholds(path, self.post_processor)
+        return path
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
+        """Export to OpenVINO as anomalib does, with each category's threshold in the model's metadata.
+
+        Args:
+            export_root: Folder for the exported files.
+            model_file_name: Name of the files without their endings. Defaults to ``"model"``.
+            input_size: Height and width of the input. Defaults to ``None``: any size, resized in the graph.
+            compression_type: How weights are compressed or the model is quantised. Defaults to ``None``: not at all.
+            datamodule: Images for quantisation. Defaults to ``None``.
+            metric: Measure for accuracy-aware quantisation. Defaults to ``None``.
+            task: Type of the task. Defaults to ``None``.
+            max_drop: Largest loss of ``metric`` in accuracy-aware quantisation. Defaults to ``0.01``.
+            ov_kwargs: Passed on to OpenVINO's converter. Defaults to ``None``.
+            onnx_kwargs: Passed on to ``torch.onnx.export``. Defaults to ``None``.
+
+        Returns:
+            Path of the ``.xml`` file.
+        """
+        path = super().to_openvino(
+            export_root=export_root,
+            model_file_name=model_file_name,
+            input_size=input_size,
+            compression_type=compression_type,
+            datamodule=datamodule,
+            metric=metric,
+            task=task,
+            max_drop=max_drop,
+            ov_kwargs=ov_kwargs,
+            onnx_kwargs=onnx_kwargs,
+        )
+        write_thresholds(path, self.post_processor)
+        return path

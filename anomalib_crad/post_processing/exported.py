@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Thresholds of categories in an exported model: written into its metadata, read back, and used.
+
+The exported graph knows no categories and squashes with the pooled thresholds. Since squashing can be undone, a caller
+who knows the category can still have that category's own: raw score from the graph's score, and from it the score and
+label by the category's threshold. ONNX keeps the data in ``metadata_props``, OpenVINO in ``rt_info`` under
+``model_info``, both as JSON, so that other languages can read it too.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from anomalib_crad.post_processing.category_post_processor import CategoryPostProcessor
+from anomalib_crad.post_processing.squash import squash, unsquash
+from anomalib_crad.post_processing.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomalib_crad.post_processing.rules import Threshold
+
+METADATA_KEY = "category_thresholds"
+_OPENVINO_PATH = ["model_info", METADATA_KEY]
+
+
+@dataclass(frozen=True)
+class CategoryPrediction:
+    """Prediction by the thresholds of a category.
+
+    Attributes:
+        pred_score: Scores in (0, 1), of the shape of those given.
+        pred_label: Whether each image is anomalous.
+        anomaly_map: Maps in (0, 1), or ``None`` if none were given.
+        pred_mask: Whether each pixel is anomalous, or ``None`` if no maps were given.
+    """
+
+    pred_score: NDArray[np.float32]
+    pred_label: NDArray[np.bool_]
+    anomaly_map: NDArray[np.float32] | None = None
+    pred_mask: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class ExportedThresholds:
+    """What an exported model says of its thresholds.
+
+    Attributes:
+        thresholds: The pooled ones, which its graph uses, and those of categories.
+        normalized: Whether its scores are squashed; raw otherwise.
+        image_sensitivity: Images are anomalous above 1 minus this, on the squashed scale.
+        pixel_sensitivity: The same for pixels.
+    """
+
+    thresholds: Thresholds
+    normalized: bool = True
+    image_sensitivity: float = 0.5
+    pixel_sensitivity: float = 0.5
+
+    def predict(
+        self,
+        category: str | None,
+        pred_score: NDArray[np.floating],
+        anomaly_map: NDArray[np.floating] | None = None,
+    ) -> CategoryPrediction:
+        """Turn what the exported model returned into what it would say with the thresholds of a category.
+
+        Scores close to 1 hold few digits of the raw score, so one that lies within rounding of a category's threshold
+        may come out on its other side.
+
+        Args:
+            category: Name of the category, or ``None`` for the pooled thresholds.
+            pred_score: Image scores that the model returned, of any shape.
+            anomaly_map: Maps that it returned, of any shape. Defaults to ``None``.
+
+        Returns:
+            Scores, labels, maps and masks.
+
+        Raises:
+            ValueError: If the category has no thresholds.
+        """
+        own, pooled = self.thresholds.of(category), self.thresholds.pooled
+        score, label = self._convert(pred_score, pooled.image, own.image, self.image_sensitivity)
+        if anomaly_map is None:
+            return CategoryPrediction(score, label)
+        return CategoryPrediction(
+            score, label, *self._convert(anomaly_map, pooled.pixel, own.pixel, self.pixel_sensitivity)
+        )
+
+    def _convert(
+        self,
+        values: NDArray[np.floating],
+        pooled: Threshold | None,
+        own: Threshold | None,
+        sensitivity: float,
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Undo the pooled squashing and squash anew; a level without thresholds was never squashed."""
+        scores = torch.as_tensor(np.asarray(values, np.float64))
+        if own is not None:
+            if pooled is not None and self.normalized:
+                scores = unsquash(scores, *_tensors(pooled))
+            scores = squash(scores, *_tensors(own))
+        array = scores.numpy().astype(np.float32)
+        return array, array > np.float32(1 - sensitivity)
+
+    def to_json(self) -> str:
+        """Return the text that stands in the metadata."""
+        return json.dumps({
+            **self.thresholds.to_plain(),
+            "normalized": self.normalized,
+            "image_sensitivity": self.image_sensitivity,
+            "pixel_sensitivity": self.pixel_sensitivity,
+        })
+
+    @classmethod
+    def from_json(cls, text: str) -> ExportedThresholds:
+        """Undo :meth:`to_json`.
+
+        Args:
+            text: What it returned.
+        """
+        plain: dict[str, Any] = json.loads(text)
+        settings = {name: plain[name] for name in ("normalized", "image_sensitivity", "pixel_sensitivity")}
+        return cls(Thresholds.from_plain(plain), **settings)
+
+
+def write_thresholds(path: str | Path, post_processor: object) -> None:
+    """Put the thresholds of a model's post-processor into the metadata of the file that it was exported to.
+
+    Weights and graph stay as they are. Nothing is done where the post-processor is of another class or has found no
+    thresholds yet.
+
+    Args:
+        path: The exported model: ``.onnx``, or ``.xml`` of OpenVINO with its ``.bin`` beside it.
+        post_processor: Post-processor of the model that was exported.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ImportError: If the package of its format is not installed.
+        ValueError: If the ending of the file is neither.
+    """
+    path = _checked(path)
+    if not isinstance(post_processor, CategoryPostProcessor) or not post_processor.thresholds.pooled.to_plain():
+        return
+    text = ExportedThresholds(
+        post_processor.thresholds,
+        post_processor.enable_normalization,
+        post_processor.image_sensitivity,
+        post_processor.pixel_sensitivity,
+    ).to_json()
+    if path.suffix == ".onnx":
+        _write_onnx(path, text)
+    else:
+        _write_openvino(path, text)
+
+
+def read_thresholds(path: str | Path) -> ExportedThresholds:
+    """Read the thresholds from the metadata of an exported model.
+
+    Args:
+        path: The exported model: ``.onnx``, or ``.xml`` of OpenVINO with its ``.bin`` beside it.
+
+    Returns:
+        The thresholds.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ImportError: If the package of its format is not installed.
+        ValueError: If the ending of the file is neither, or the file holds no thresholds.
+    """
+    path = _checked(path)
+    text = _read_onnx(path) if path.suffix == ".onnx" else _read_openvino(path)
+    if text is None:
+        msg = (
+            f"{path} holds no thresholds of categories. It was exported before a validation had found any, or by a "
+            "model with another post-processor than CategoryPostProcessor."
+        )
+        raise ValueError(msg)
+    return ExportedThresholds.from_json(text)
+
+
+def _write_onnx(path: Path, text: str) -> None:
+    import onnx
+
+    # Weights in a file of their own stay there, unread.
+    model = onnx.load(path, load_external_data=False)
+    properties = {entry.key: entry.value for entry in model.metadata_props} | {METADATA_KEY: text}
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, path)
+
+
+def _read_onnx(path: Path) -> str | None:
+    import onnx
+
+    properties = onnx.load(path, load_external_data=False).metadata_props
+    return next((entry.value for entry in properties if entry.key == METADATA_KEY), None)
+
+
+def _write_openvino(path: Path, text: str) -> None:
+    import openvino
+
+    core = openvino.Core()
+    # The file that is read is replaced below, so it must not stay mapped into memory.
+    core.set_property({"ENABLE_MMAP": False})
+    model = core.read_model(path)
+    model.set_rt_info(text, _OPENVINO_PATH)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        # Weights that were compressed are so already; compressing the others would change the model.
+        openvino.save_model(model, written, compress_to_fp16=False)
+        del model
+        written.with_suffix(".bin").replace(path.with_suffix(".bin"))
+        written.replace(path)
+
+
+def _read_openvino(path: Path) -> str | None:
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    return str(model.get_rt_info(_OPENVINO_PATH).value) if model.has_rt_info(_OPENVINO_PATH) else None
+
+
+def _checked(path: str | Path) -> Path:
+    """Return the path of a file that exists and has a known format."""
+    path = Path(path)
+    if path.suffix not in {".onnx", ".xml"}:
+        msg = f"path must end in .onnx or .xml, got {str(path)!r}."
+        raise ValueError(msg)
+    if not path.is_file():
+        msg = f"path {str(path)!r} is no file. Export the model first."
+        raise FileNotFoundError(msg)
+    return path
+
+
+def _tensors(threshold: Threshold) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return threshold and scale in double precision."""
+    return torch.tensor(threshold.value, dtype=torch.float64), torch.tensor(threshold.scale, dtype=torch.float64)
