@@ -76,11 +76,11 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
     folder = Path(cli.engine.trainer.default_root_dir)
 
     console.rule("2/3  Export to OpenVINO")
+    checkpoint = str(cli.engine.best_model_path)
+    predictions = predict(cli.model, cli.datamodule, checkpoint, accelerator="cpu")
     exported = cli.model.to_openvino(folder)
 
     console.rule("3/3  Compare the exported model with the checkpoint")
-    checkpoint = str(cli.engine.best_model_path)
-    predictions = predict(cli.model, cli.datamodule, checkpoint, accelerator="cpu")
     agreement = compare_with_openvino(predictions, exported)
     agreement.table.to_csv(folder / "openvino_agreement.csv", index=False)
     overview = save_overview(predictions, cli.datamodule.test_data.samples, folder / "overview.png")

@@ -40,7 +40,7 @@ class Agreement:
     @property
     def largest_difference(self) -> float:
         """Largest absolute difference of two scores of an image; normalised scores lie in [0, 1]."""
-        return float((self.table["score"] - self.table["exported_score"]).abs().max())
+        return float((self.table["score"] - self.table["exported_score"]).abs().max(skipna=False))
 
     @property
     def equal_labels(self) -> int:

@@ -45,8 +45,14 @@ def save_overview(
 
     Returns:
         ``path``.
+
+    Raises:
+        ValueError: If no prediction is for an image of ``samples``.
     """
     rows = _rows({prediction.image_path: prediction for prediction in predictions}, samples, columns)
+    if not rows:
+        msg = "None of the predictions is for an image of samples: there is nothing to draw."
+        raise ValueError(msg)
     figure = Figure(figsize=(2 * columns * _CELL_INCHES, len(rows) * _CELL_INCHES * 1.12), layout="constrained")
     axes = figure.subplots(len(rows), 2 * columns, squeeze=False)
     for axis in axes.flat:
@@ -55,7 +61,8 @@ def save_overview(
         row[0].set_title(title, loc="left", fontsize=9, fontweight="bold")
         for column, prediction in enumerate(shown):
             height, width = prediction.anomaly_map.shape
-            image = Image.open(prediction.image_path).convert("RGB").resize((width, height))
+            with Image.open(prediction.image_path) as file:
+                image = file.convert("RGB").resize((width, height))
             row[2 * column].imshow(image)
             row[2 * column + 1].imshow(image)
             row[2 * column + 1].imshow(prediction.anomaly_map, cmap="jet", vmin=0, vmax=1, alpha=0.5)
@@ -78,7 +85,7 @@ def _rows(
         if not scored:
             continue
         # From the middle of the first slice to the middle of the last: neither the easiest nor the hardest image.
-        places = (np.arange(columns) + 0.5) / columns * len(scored)
-        shown = [scored[int(place)] for place in places[: len(scored)]]
+        count = min(columns, len(scored))
+        shown = [scored[int(place)] for place in (np.arange(count) + 0.5) / count * len(scored)]
         rows.append((f"{category}, {'anomalous' if label else 'good'}", shown))
     return rows

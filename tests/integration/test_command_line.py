@@ -163,7 +163,7 @@ def test_without_autoloading_the_module_is_the_command_line() -> None:
 def test_quick_start(capsys: pytest.CaptureFixture[str]) -> None:
     """The real one with less of everything: its figures are in the README, its parts are all here."""
     narrow = (
-        "--trainer.max_epochs=4",
+        "--trainer.max_epochs=3",
         "--model.num_blocks=1",
         "--model.hidden_channels=16",
         "--model.image_size=[64,64]",

@@ -21,7 +21,7 @@ from timm.layers import Format
 from torch import nn
 from torch.nn import functional
 
-from .weights import load_pretrained
+from .weights import WEIGHT_PACKAGES, load_pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class MultiScaleFeatures(nn.Module):
 
     Attributes:
         out_channels: C.
-        feature_size: (H, W).
+        feature_size: (H, W), the image size divided by the smallest stride.
         mean: Mean of the images that the backbone was trained on, by channel.
         std: Their standard deviation.
 
@@ -67,6 +67,8 @@ class MultiScaleFeatures(nn.Module):
             msg = f"weights='{weights}' is given but pre_trained is False; drop one of the two."
             raise ValueError(msg)
         config = _pretrained_config(backbone)
+        if pre_trained:
+            _check_weights_exist(config, backbone, weights)
         self.backbone_name = backbone
         self.weights = weights
         self.mean, self.std = tuple(config.mean), tuple(config.std)
@@ -134,6 +136,39 @@ class MultiScaleFeatures(nn.Module):
             for stage in (stages[index] for index in self.order)
         ]
         return torch.cat(stages, dim=1)
+
+
+def plain_layers(layers: Sequence[int | str]) -> list[int | str]:
+    """Take the stages as a plain list, from whatever kind of sequence.
+
+    Args:
+        layers: Stages by number or name.
+
+    Returns:
+        A list.
+
+    Raises:
+        TypeError: If it is a single stage instead of a list.
+    """
+    if isinstance(layers, int | str):
+        msg = f"layers must be a list of stages, got {layers!r}; write [{layers!r}]."
+        raise TypeError(msg)
+    return list(layers)
+
+
+def _check_weights_exist(config: Any, backbone: str, weights: str | None) -> None:  # noqa: ANN401  # PretrainedCfg
+    """Raise where it is certain from names alone that training cannot start."""
+    if weights is None and not config.has_weights:
+        tags = ", ".join(timm.list_models(f"{backbone.split('.', maxsplit=1)[0]}.*", pretrained=True))
+        msg = (
+            f"timm has no pretrained weights for backbone='{backbone}' (it has: {tags or 'none'}). "
+            "Pass a file with weights=PATH, or choose another backbone."
+        )
+        raise ValueError(msg)
+    architecture = WEIGHT_PACKAGES.get(weights or "")
+    if architecture is not None and backbone.split(".", maxsplit=1)[0] != architecture:
+        msg = f"weights='{weights}' belongs to backbone '{architecture}', but backbone is '{backbone}'."
+        raise ValueError(msg)
 
 
 def _note_loaded_weights(module: MultiScaleFeatures, incompatible_keys: Any) -> None:  # noqa: ANN401  # torch's private type

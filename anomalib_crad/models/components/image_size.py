@@ -8,14 +8,11 @@ comes from the model's ``image_size`` or from the pre-processor, and the two mus
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 IMAGE_SIZE = (224, 224)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -40,16 +37,21 @@ def resolve_image_size(
     Raises:
         ValueError: If ``image_size`` is not two positive numbers, or the pre-processor resizes to another size.
     """
-    asked = None if image_size is None else tuple(image_size)
-    if asked is not None and (len(asked) != 2 or any(side < 1 for side in asked)):
-        msg = f"image_size must be height and width, two positive numbers of pixels, got {list(asked)}."
+    if image_size is not None and not _is_height_and_width(image_size):
+        msg = f"image_size must be height and width, two positive whole numbers of pixels, got {image_size!r}."
         raise ValueError(msg)
+    asked = None if image_size is None else (image_size[0], image_size[1])
     given = _output_size(pre_processor)
     if asked is not None and given is not None and asked != given:
         msg = f"image_size is {asked}, but pre_processor resizes to {given}. Leave out image_size, or make them equal."
         raise ValueError(msg)
-    height, width = asked or given or default
-    return int(height), int(width)
+    return asked or given or default
+
+
+def _is_height_and_width(value: object) -> bool:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return False
+    return len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)
 
 
 def _output_size(pre_processor: PreProcessor | bool) -> tuple[int, int] | None:

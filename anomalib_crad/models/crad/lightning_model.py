@@ -36,6 +36,7 @@ from torchmetrics import Metric
 
 from anomalib_crad.metrics import CategoryEvaluator
 from anomalib_crad.models.components import MultiScaleFeatures
+from anomalib_crad.models.components.features import plain_layers
 from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise, resolve_image_size
 from anomalib_crad.models.components.training import TrainingDefaults, check_training_arguments
 from anomalib_crad.post_processing import CategoryPostProcessor, write_thresholds
@@ -118,14 +119,28 @@ class Crad(TrainingDefaults, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         # Checkpoints hold plain data only, and these may arrive as omegaconf's lists or as paths.
-        layers = list(layers)
+        layers = plain_layers(layers)
         weights = None if weights is None else str(weights)
         size = resolve_image_size(image_size, pre_processor)
         image_size = list(size)
         learning_rates = {"learning_rate": learning_rate, "grid_learning_rate": grid_learning_rate}
-        check_training_arguments(learning_rates, weight_decay, max_epochs, lr_step)
+        check_training_arguments(learning_rates, weight_decay, max_epochs, lr_step, seed)
 
-        feature_extractor = MultiScaleFeatures(backbone, layers, size, pre_trained=pre_trained, weights=weights)
+        # A model built between other random draws must neither depend on them nor change them.
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            feature_extractor = MultiScaleFeatures(backbone, layers, size, pre_trained=pre_trained, weights=weights)
+            reconstruction = ContinuousMemoryReconstruction(
+                in_channels=feature_extractor.out_channels,
+                feature_size=feature_extractor.feature_size,
+                local_resolution=local_resolution,
+                global_resolution=global_resolution,
+                num_blocks=num_blocks,
+                hidden_channels=hidden_channels,
+                jitter_std=jitter_std,
+                jitter_probability=jitter_probability,
+            )
         if pre_processor is True:
             pre_processor = resize_and_normalise(size, feature_extractor.mean, feature_extractor.std)
         super().__init__(
@@ -140,21 +155,6 @@ class Crad(TrainingDefaults, AnomalibModule):
         self.max_epochs = max_epochs
         self.lr_step = lr_step
         self.seed = seed
-
-        # A model built between other random draws must neither depend on them nor change them.
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            reconstruction = ContinuousMemoryReconstruction(
-                in_channels=feature_extractor.out_channels,
-                feature_size=feature_extractor.feature_size,
-                local_resolution=local_resolution,
-                global_resolution=global_resolution,
-                num_blocks=num_blocks,
-                hidden_channels=hidden_channels,
-                jitter_std=jitter_std,
-                jitter_probability=jitter_probability,
-            )
         self.model: CradModel = CradModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
         self.loss = CradLoss()
 
@@ -196,7 +196,7 @@ class Crad(TrainingDefaults, AnomalibModule):
         return CategoryEvaluator()
 
     def setup(self, stage: str) -> None:
-        """Fetch the backbone's weights before a training does any work; a checkpoint brings its own."""
+        """Fetch the backbone's weights before the first image is read; a checkpoint brings its own."""
         super().setup(stage)
         if stage == TrainerFn.FITTING and self.trainer.ckpt_path is None:
             self.model.feature_extractor.load_weights()
@@ -214,7 +214,9 @@ class Crad(TrainingDefaults, AnomalibModule):
         del batch_idx
         reconstruction, features = self.model(batch.image)
         loss = self.loss(reconstruction, features)
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(features))
+        self.log(
+            "train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(features), sync_dist=True
+        )
         return {"loss": loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
@@ -242,6 +244,19 @@ class Crad(TrainingDefaults, AnomalibModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": self.step_schedule(optimizer)}
 
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export to PyTorch as anomalib does: a pickle, which needs this package where it is loaded.
+
+        Args:
+            export_root: Folder for the exported file.
+            model_file_name: Name of the file without its ending. Defaults to ``"model"``.
+
+        Returns:
+            Path of the ``.pt`` file.
+        """
+        self.model.feature_extractor.load_weights()
+        return super().to_torch(export_root, model_file_name)
+
     def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
         self,
         export_root: Path | str,
@@ -260,6 +275,7 @@ class Crad(TrainingDefaults, AnomalibModule):
         Returns:
             Path of the ONNX file.
         """
+        self.model.feature_extractor.load_weights()
         kwargs.setdefault("opset_version", 18)
         kwargs.setdefault("verbose", False)
         path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)

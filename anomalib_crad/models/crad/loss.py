@@ -22,4 +22,4 @@ class CradLoss(nn.Module):
         Returns:
             A scalar.
         """
-        return functional.mse_loss(reconstruction, features)
+        return functional.mse_loss(reconstruction, features.to(reconstruction.dtype))

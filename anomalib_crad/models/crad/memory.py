@@ -30,8 +30,8 @@ class ContinuousGrid(nn.Module):
         ``grid_sample(mode="bilinear", padding_mode="zeros", align_corners=False)`` computes.
 
     A read is written as hat-function weights times the table of cells instead of ``grid_sample``: the same numbers, but
-    a matrix product in both directions. That makes gradients repeat exactly on GPUs (``grid_sample`` adds them in an
-    order that changes) and is several times faster where the table is wide.
+    a matrix product in both directions. It is several times faster where the table is wide, and it is not among the
+    operations whose gradients PyTorch documents as nondeterministic on GPUs, as ``grid_sample`` is.
 
     Args:
         out_dim: Numbers stored in each cell.

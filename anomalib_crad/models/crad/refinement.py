@@ -48,7 +48,10 @@ def refine(reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor
         features: Features x, B x C x H x W.
 
     Returns:
-        Refined features x_hat, B x C x H x W.
+        Refined features x_hat, B x C x H x W, in at least single precision.
     """
+    # The difference to the features is what counts; in half precision most of it would be rounded away.
+    if features.dtype in {torch.float16, torch.bfloat16}:
+        reconstruction, features = reconstruction.float(), features.float()
     passed = similarity(reconstruction, features)
     return passed * features + (1 - passed) * reconstruction

@@ -27,6 +27,12 @@ def test_differences_are_counted_and_put_into_words() -> None:
     assert str(agreement).endswith("2 of 3 labels are equal.")
 
 
+def test_a_score_that_is_not_a_number_is_not_taken_for_agreement() -> None:
+    columns = ["image_path", "score", "label", "exported_score", "exported_label"]
+    agreement = Agreement(pd.DataFrame([["a.png", 0.5, False, float("nan"), False]], columns=columns))
+    assert "differ by at most nan" in str(agreement)
+
+
 def test_nothing_to_compare_is_an_error() -> None:
     with pytest.raises(ValueError, match="predictions is empty"):
         compare_with_openvino([], Path("model.xml"))

@@ -39,6 +39,19 @@ def test_a_picture_is_saved_whatever_the_frame_knows(tmp_path: Path, categories:
         assert picture.height == pytest.approx(rows * 1.55 * 1.12 * 110, abs=rows)
 
 
+def test_more_columns_than_images_show_each_once(tmp_path: Path) -> None:
+    made = predictions(tmp_path, 3)
+    samples = pd.DataFrame({"image_path": [each.image_path for each in made], "label_index": [0] * 3})
+    ((_, shown),) = overview._rows({each.image_path: each for each in made}, samples, columns=5)
+    assert shown == made
+
+
+def test_predictions_of_other_images_are_an_error(tmp_path: Path) -> None:
+    samples = pd.DataFrame({"image_path": ["elsewhere.png"], "label_index": [0]})
+    with pytest.raises(ValueError, match="nothing to draw"):
+        save_overview(predictions(tmp_path, 1), samples, tmp_path / "overview.png")
+
+
 def test_rows_show_the_whole_range_of_scores_in_order(tmp_path: Path) -> None:
     made = predictions(tmp_path, 9)
     samples = pd.DataFrame({"image_path": [each.image_path for each in reversed(made)], "label_index": [1] * 9})

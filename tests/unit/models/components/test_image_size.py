@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from anomalib.pre_processing import PreProcessor
@@ -30,9 +32,9 @@ def test_contradiction_is_an_error() -> None:
         resolve_image_size((32, 32), PreProcessor(Resize((64, 64))))
 
 
-@pytest.mark.parametrize("image_size", [[224], [1, 2, 3], [0, 64], [-32, 32]])
-def test_anything_but_two_positive_numbers_is_an_error(image_size: list[int]) -> None:
-    with pytest.raises(ValueError, match="image_size must be height and width, two positive numbers"):
+@pytest.mark.parametrize("image_size", [[224], [1, 2, 3], [0, 64], [-32, 32], 224, "224", ["32", "32"], [32.5, 32]])
+def test_anything_but_two_positive_whole_numbers_is_an_error(image_size: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match="image_size must be height and width, two positive whole numbers"):
         resolve_image_size(image_size, pre_processor=True)
 
 

@@ -122,6 +122,30 @@ def test_files_of_another_kind_are_errors(tmp_path: Path, name: str, content: ob
         resnet(str(path))
 
 
+@pytest.mark.parametrize(
+    ("offered", "backbone"), [("resnet34", "resnet18"), ("tf_efficientnet_lite1", "tf_efficientnet_lite0")]
+)
+def test_a_deeper_network_does_not_pass_as_a_shallower_one(tmp_path: Path, offered: str, backbone: str) -> None:
+    """It holds every tensor of the shallower one, with the same shapes."""
+    torch.save(timm.create_model(offered, pretrained=False).state_dict(), tmp_path / "weights.pth")
+    features = MultiScaleFeatures(backbone, [1, 2], (32, 32), weights=str(tmp_path / "weights.pth"))
+    with pytest.raises(ValueError, match="belong to no part of it, such as"):
+        features.load_weights()
+
+
+def test_a_backbone_without_weights_at_the_hub_says_so_at_once() -> None:
+    with pytest.raises(
+        ValueError, match=r"timm has no pretrained weights for backbone='.*Pass a file with weights=PATH"
+    ):
+        MultiScaleFeatures("resnet50t", [1], (32, 32))
+
+
+def test_home_folder_is_expanded(tmp_path: Path, full_model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(full_model.state_dict(), tmp_path / "weights.pth")
+    resnet("~/weights.pth")
+
+
 def test_neither_file_nor_package_lists_the_packages() -> None:
     with pytest.raises(FileNotFoundError, match=r"weights='missing\.pth' is neither a file nor a package.*lite0"):
         resnet("missing.pth")

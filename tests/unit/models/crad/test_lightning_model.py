@@ -172,52 +172,52 @@ def test_loss_learning_rates_and_validation_metrics_are_logged(tiny_root: Path, 
 def test_the_same_seed_gives_the_same_model_and_another_one_another(tiny_root: Path, tmp_path: Path) -> None:
     def trained(seed: int) -> torch.Tensor:
         torch.rand(seed + 1)  # what was drawn before must not matter
-        model = narrow(seed=seed, pre_trained=False)
-        model.model.feature_extractor.load_state_dict(features)
-        fit(tiny_root, model, tmp_path / "seed", max_epochs=2, limit_val_batches=0)
-        return torch.cat([value.detach().flatten() for value in model.model.reconstruction.parameters()])
+        model = narrow(seed=seed)
+        fit(tiny_root, model, tmp_path, max_epochs=2, limit_val_batches=0)
+        return torch.cat([value.detach().flatten() for value in model.parameters()])
 
-    features = narrow().model.feature_extractor.state_dict()
     first = trained(1)
     assert torch.equal(trained(1), first)
     assert not torch.equal(trained(2), first)
 
 
 def test_building_with_a_seed_leaves_other_random_numbers_alone() -> None:
-    def drawn_after(**arguments: Any) -> torch.Tensor:  # noqa: ANN401
-        torch.manual_seed(3)
-        narrow(**arguments)
-        return torch.rand(1)
-
-    assert torch.equal(drawn_after(seed=9, num_blocks=1), drawn_after(seed=9, num_blocks=2))
-    assert not torch.equal(drawn_after(num_blocks=1), drawn_after(num_blocks=2))
+    before = torch.get_rng_state()
+    narrow(seed=9)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tiny_root: Path, tmp_path: Path) -> None:
-    def state(model: Crad) -> dict[str, torch.Tensor]:
-        return {name: value.clone() for name, value in model.model.state_dict().items()}
-
-    features = narrow().model.feature_extractor.state_dict()
-
-    def build() -> Crad:
+@pytest.mark.parametrize("check_val_every_n_epoch", [1, 2])
+def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(
+    tiny_root: Path, tmp_path: Path, check_val_every_n_epoch: int
+) -> None:
+    def trained(max_epochs: int, checkpoint: str | None = None) -> tuple[Engine, dict[str, torch.Tensor]]:
+        torch.rand(max_epochs)  # another process has drawn other random numbers
         model = narrow(seed=4)
-        model.model.feature_extractor.load_state_dict(features)
-        return model
-
-    def trained(model: Crad, max_epochs: int, checkpoint: str | None = None) -> Engine:
-        engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=max_epochs)
+        engine = Engine(
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            max_epochs=max_epochs,
+            check_val_every_n_epoch=check_val_every_n_epoch,
+        )
         engine.fit(model, datamodule=datamodule(tiny_root), ckpt_path=checkpoint)
-        return engine
+        return engine, model.model.state_dict()
 
-    whole, resumed = build(), build()
-    trained(whole, max_epochs=4)
-    half = trained(build(), max_epochs=2)
-    torch.rand(5)  # another process has drawn other random numbers
-    again = trained(resumed, max_epochs=4, checkpoint=half.best_model_path)
+    _, whole = trained(4)
+    half, _ = trained(2)
+    again, resumed = trained(4, checkpoint=half.best_model_path)
 
-    for (name, expected), actual in zip(state(whole).items(), state(resumed).values(), strict=True):
-        assert torch.equal(actual, expected), name
     assert again.trainer.current_epoch == 4
+    for name, expected in whole.items():
+        assert torch.equal(resumed[name], expected), name
+
+
+def test_a_resumed_training_takes_its_learning_rates_from_its_own_arguments(tiny_root: Path, tmp_path: Path) -> None:
+    first, _ = fit(tiny_root, narrow(), tmp_path, max_epochs=1)
+    recorder = Recorder()
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=2, callbacks=[recorder])
+    engine.fit(narrow(learning_rate=0.5), datamodule=datamodule(tiny_root), ckpt_path=first.best_model_path)
+    assert recorder.rates[0]["networks"] == pytest.approx(0.5)
 
 
 def test_a_checkpoint_holds_what_a_prediction_needs(tiny_root: Path, tmp_path: Path) -> None:
@@ -247,18 +247,60 @@ def test_missing_weights_stop_a_training_before_it_starts(tiny_root: Path, tmp_p
     assert model.trainer.global_step == 0
 
 
+def test_a_drop_after_the_end_is_announced(tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        fit(tiny_root, narrow(lr_step=9), tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    assert "lr_step=9 is not before the end (1 epochs): learning rates never drop" in caplog.text
+
+
+def test_an_export_before_any_training_has_pretrained_features(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    expected = timm.create_model("resnet18", pretrained=False).state_dict()
+    torch.save(expected, weights)
+    path = narrow(pre_trained=True, weights=weights).to_torch(tmp_path)
+    exported = torch.load(path, weights_only=False)["model"]
+    loaded = exported.model.feature_extractor.backbone.state_dict()
+    torch.testing.assert_close(loaded["conv1.weight"], expected["conv1.weight"])
+
+
+@pytest.mark.parametrize("layers", ["layer1", 2])
+def test_one_stage_instead_of_a_list_says_how_to_write_it(layers: str | int) -> None:
+    with pytest.raises(TypeError, match="layers must be a list of stages"):
+        narrow(layers=layers)
+
+
 def test_a_training_set_smaller_than_a_batch_trains(tiny_root: Path, tmp_path: Path) -> None:
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=2, limit_val_batches=0)
     engine.fit(narrow(), datamodule=datamodule(tiny_root, category="blue", train_batch_size=64))
     assert engine.trainer.global_step == 2
 
 
-def test_thresholds_that_will_be_stale_are_announced(
-    tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("max_epochs", "validated"), [(3, [2, 3]), (1, [1]), (4, [2, 4])])
+def test_the_last_epoch_is_validated_so_that_thresholds_and_checkpoint_are_its_own(
+    tiny_root: Path, tmp_path: Path, max_epochs: int, validated: list[int]
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        fit(tiny_root, narrow(), tmp_path, max_epochs=3, check_val_every_n_epoch=2, limit_train_batches=1)
-    assert "thresholds and normalisation will be those of epoch 2" in caplog.text
+    epochs = []
+
+    class Validations(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            epochs.append(trainer.current_epoch + 1)
+
+    engine = Engine(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        check_val_every_n_epoch=2,
+        callbacks=[Validations()],
+    )
+    model = narrow()
+    engine.fit(model, datamodule=datamodule(tiny_root))
+
+    assert epochs == validated
+    assert engine.trainer.check_val_every_n_epoch == 2
+    assert engine.best_model_path is not None
+    saved = torch.load(engine.best_model_path, weights_only=True)["state_dict"]
+    name = "model.reconstruction.fusion.recover.weight"
+    assert torch.equal(saved[name], model.state_dict()[name])
 
 
 def test_components_are_ours_or_the_users() -> None:
@@ -290,6 +332,9 @@ def test_lists_of_omegaconf_become_plain_ones() -> None:
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         ({"max_epochs": 0}, "max_epochs must be at least 1, got 0"),
         ({"lr_step": 0}, "lr_step is an epoch and must be at least 1, got 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be greater than 0, got nan"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295, got -1"),
+        ({"image_size": 32}, "image_size must be height and width, two positive whole numbers of pixels, got 32"),
         ({"image_size": (33, 32)}, "image_size 33 x 32 .* does not fit"),
         ({"backbone": "resnet81"}, "not a timm model"),
         ({"layers": ["layer9"]}, "has no stage 'layer9'"),

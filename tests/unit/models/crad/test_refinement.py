@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from anomalib_crad.models.crad.refinement import refine, similarity
@@ -32,6 +33,15 @@ def test_closeness_ends_at_a_mean_squared_difference_of_ten() -> None:
 def test_dissimilar_features_are_replaced_by_the_reconstruction() -> None:
     features, reconstruction = at_one_position(10.0, 0.0), at_one_position(0.0, 10.0)
     torch.testing.assert_close(refine(reconstruction, features), reconstruction)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_round_the_difference_away(dtype: torch.dtype) -> None:
+    features = torch.randn(2, 64, 4, 4, generator=torch.Generator().manual_seed(0)) * 5
+    reconstruction = features + 0.1 * torch.randn(2, 64, 4, 4, generator=torch.Generator().manual_seed(1))
+    features, reconstruction = features.to(dtype), reconstruction.to(dtype)
+    exact = refine(reconstruction.double(), features.double()) - features.double()
+    torch.testing.assert_close((refine(reconstruction, features) - features).double(), exact, rtol=0.05, atol=1e-5)
 
 
 def test_gradient_flows_through_reconstruction_and_cosine() -> None:
