@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TRAIN = "train"
 TEST = "test"
+_ALSO_TRAINED = "are also training images, of this category or another"
 
 
 class Sample(NamedTuple):
@@ -162,10 +163,15 @@ def _copies_of_training(category: str, samples: list[Sample], files: Files) -> I
         paths = _paths(sample for sample in copies if (sample.label == LabelName.ABNORMAL) == is_anomalous)
         pairs = tuple(f"'{path}' = '{files.copies[path]}'" for path in paths)
         if pairs and is_anomalous:
-            message = f"{len(pairs)} anomalous images are in training too and would be learnt as normal"
+            message = f"{len(pairs)} anomalous images {_ALSO_TRAINED}, and would be learnt as normal"
             yield Problem("error", category, message, pairs)
         elif pairs:
-            yield Problem("warning", category, f"{len(pairs)} test or validation images are in training too", pairs)
+            yield Problem(
+                "warning",
+                category,
+                f"{len(pairs)} test or validation images {_ALSO_TRAINED}",
+                pairs,
+            )
 
 
 def _paths(samples: Iterator[Sample] | list[Sample]) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 """Which category an image of a running dataloader belongs to.
 
 The category comes from the data: the column ``category`` of a dataset's ``samples``, else the dataset's or datamodule's
-own ``category``, else ``all``. It never comes from the model, which is not told it. anomalib's batches carry no
-category, so an image is looked up by its path.
+own ``category``, else the name that a datamodule was given, else ``all``. It never comes from the model, which is not
+told it. anomalib's batches carry no category, so an image is looked up by its path.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class CategoryLookup:
     """
 
     def __init__(self, dataloader: object, datamodule: object = None) -> None:
-        self._default = _own_category(datamodule) or ONLY_CATEGORY
-        rows = list(image_categories(getattr(dataloader, "dataset", None)))
+        dataset = getattr(dataloader, "dataset", None)
+        self._default = _own_category(datamodule) or _own_category(dataset) or _given_name(datamodule) or ONLY_CATEGORY
+        rows = list(image_categories(dataset))
         self._by_path = {path: category for path, category in rows if category}
         trained = (category for _, category in image_categories(getattr(datamodule, "train_data", None)) if category)
         self.counts = Counter(dict.fromkeys(trained, 0))
@@ -83,6 +84,12 @@ def _leaves(dataset: object) -> Iterator[object]:
             yield from _leaves(part)
     elif dataset is not None:
         yield dataset
+
+
+def _given_name(datamodule: object) -> str:
+    """Return the name that a datamodule without categories, such as anomalib's ``Folder``, was given."""
+    name = getattr(datamodule, "name", "")
+    return name if isinstance(name, str) and name != type(datamodule).__name__ else ""
 
 
 def _own_category(source: object) -> str:

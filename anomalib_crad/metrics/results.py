@@ -36,7 +36,9 @@ CSV_NAME = "category_metrics.csv"
 JSON_NAME = "category_metrics.json"
 
 _PACKAGES = ("anomalib", "torch", "timm", "lightning")
-_DATAMODULE_SETTINGS = ("name", "root", "train_batch_size", "eval_batch_size")
+_DATAMODULE_SETTINGS = ("name", "root", "train_batch_size", "eval_batch_size", "balance")
+#: Of a merged datamodule these are true of its parts only.
+_SPLIT_SETTINGS = ("root", "test_split_mode", "test_split_ratio", "val_split_mode", "val_split_ratio", "seed")
 _TRAINER_SETTINGS = ("max_epochs", "current_epoch", "global_step", "precision", "world_size", "ckpt_path")
 
 
@@ -75,7 +77,11 @@ def describe_run(trainer: Trainer, model: LightningModule, seconds: float) -> di
         Sections ``model``, ``data``, ``trainer``, ``seed``, ``versions`` and ``time``.
     """
     return {
-        "model": {"class": _class_path(model), "hyper_parameters": dict(model.hparams)},
+        "model": {
+            "class": _class_path(model),
+            "hyper_parameters": dict(model.hparams),
+            "post_processor": _describe_post_processor(getattr(model, "post_processor", None)),
+        },
         "data": _describe_data(getattr(trainer, "datamodule", None)),
         "trainer": {
             **{name: getattr(trainer, name) for name in _TRAINER_SETTINGS},
@@ -102,9 +108,30 @@ def _describe_data(datamodule: object) -> dict[str, Any] | None:
     }
     return {
         "class": _class_path(datamodule),
-        **{name: getattr(datamodule, name) for name in _DATAMODULE_SETTINGS if hasattr(datamodule, name)},
+        **_settings(datamodule, _DATAMODULE_SETTINGS),
+        "splits": {
+            category: {"class": _class_path(part), **_settings(part, _SPLIT_SETTINGS)}
+            for category, part in _parts(datamodule).items()
+        },
         "images": images,
     }
+
+
+def _settings(thing: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+
+
+def _parts(datamodule: object) -> Mapping[str, object]:
+    """Return the datamodule of each category: those of a merged one, or itself."""
+    parts = getattr(datamodule, "datamodules", None)
+    return parts if isinstance(parts, Mapping) else {getattr(datamodule, "category", "") or ONLY_CATEGORY: datamodule}
+
+
+def _describe_post_processor(post_processor: object) -> dict[str, Any] | None:
+    if post_processor is None:
+        return None
+    settings = post_processor.checkpoint_config() if hasattr(post_processor, "checkpoint_config") else {}
+    return {"class": _class_path(post_processor), **settings}
 
 
 def _seed(model: LightningModule) -> int | None:

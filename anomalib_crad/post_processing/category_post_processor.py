@@ -3,8 +3,9 @@
 """Thresholds by a stated rule, for all images together or for each category, in place of anomalib's adaptive one.
 
 Goes where anomalib takes a ``PostProcessor``, in any model, and differs in three ways: the threshold follows a rule
-that the user states, scores for display are squashed instead of cut, so that no ranking changes, and a validation needs
-memory for counts of pixels only. Here is what anomalib's engine calls; ``thresholding`` has the arithmetic.
+that the user states, scores for display are squashed instead of cut, so that no order is turned round, and a
+validation needs memory for counts of pixels only. Here is what anomalib's engine calls; ``thresholding`` has the
+arithmetic.
 """
 
 from typing import Any
@@ -17,10 +18,10 @@ from anomalib_crad.post_processing.batch_categories import BatchCategories
 from anomalib_crad.post_processing.epoch_scores import EpochScores, find_thresholds
 from anomalib_crad.post_processing.report import ThresholdReport, save_report, threshold_report
 from anomalib_crad.post_processing.rules import ThresholdRule, check_rate, check_rule
-from anomalib_crad.post_processing.thresholding import ThresholdingPostProcessor
+from anomalib_crad.post_processing.thresholding import _ThresholdingPostProcessor
 
 
-class CategoryPostProcessor(ThresholdingPostProcessor):
+class CategoryPostProcessor(_ThresholdingPostProcessor):
     """Call images and pixels anomalous by a threshold that a person can state, one for all or one per category.
 
     Thresholds are found at the end of each validation epoch; the last one counts. What is above its threshold is

@@ -32,7 +32,7 @@ _CATEGORIES_KEY = "category_thresholds"
 _RANGE_IN_SCALES = 4
 
 
-class ThresholdingPostProcessor(PostProcessor):
+class _ThresholdingPostProcessor(PostProcessor):
     """Squash scores and threshold them by given thresholds, pooled or of a category.
 
     Args:
@@ -163,6 +163,7 @@ class ThresholdingPostProcessor(PostProcessor):
         threshold, scale = self._pooled_image()
         self._warn_without_threshold(threshold)
         if categories is not None and self._own_thresholds:
+            self._warn_without_own(categories)
             own = [self._own(category).image for category in categories]
             threshold, scale = _of_each(own, threshold, scale, scores.ndim)
         return squash(scores, threshold, scale)
@@ -177,6 +178,15 @@ class ThresholdingPostProcessor(PostProcessor):
 
     def _own(self, category: str) -> LevelThresholds:
         return self._own_thresholds.get(category, LevelThresholds())
+
+    def _warn_without_own(self, categories: list[str]) -> None:
+        for category in dict.fromkeys(categories):
+            if category not in self._own_thresholds:
+                known = ", ".join(self._own_thresholds)
+                self._warn(
+                    f"No threshold was found for category '{category}' (there are: {known}): the pooled one is used. "
+                    "Where the images are of a known category, say so: dataset.category, or the datamodule's name.",
+                )
 
     def _check_category(self, category: str | None) -> None:
         if category is not None and category not in self._own_thresholds:

@@ -123,6 +123,8 @@ def test_train_as_it_stands_asks_for_all_of_mvtec_and_the_papers_model() -> None
 def test_every_configuration_builds_its_model_and_data(path: Path) -> None:
     if "anomalib train" not in path.read_text(encoding="utf-8"):
         pytest.skip("not a configuration of 'anomalib train'")
+    for folder in ("good", "good_test", "defective", "masks"):  # a user's own product, as one configuration asks for
+        Path("products", "cap", folder).mkdir(parents=True)
     cli = run_cli("train", f"--config={path}", run=False)
     assert cli.model is not None
     assert cli.datamodule is not None

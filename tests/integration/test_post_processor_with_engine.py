@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from anomalib.cli.cli import AnomalibCLI
+from anomalib.data import PredictDataset
 from anomalib.deploy import ExportType, OpenVINOInferencer
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, Padim
@@ -117,6 +118,26 @@ def test_prediction_uses_the_category_of_the_dataset(
     levels = [thresholds.of(category).image for category, _, _ in expected]
     assert labels == [score > level.value for (_, _, score), level in zip(expected, levels, strict=True) if level]
     assert levels[0] != levels[-1]
+
+
+def test_new_images_have_the_category_that_they_are_given(
+    trained: tuple[Crad, Path, Path], tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, checkpoint, _ = trained
+    path = sorted((tiny_root / "blue" / "test" / "good").iterdir())[0]
+
+    def score(category: str | None) -> float:
+        images: Any = PredictDataset(path)
+        if category is not None:
+            images.category = category
+        batches: Any = make_engine(tmp_path).predict(copy.deepcopy(model), dataset=images, ckpt_path=checkpoint)
+        return batches[0].pred_score.item()
+
+    own = score("blue")
+    assert "No threshold was found for category" not in caplog.text
+    pooled = score(None)
+    assert own != pytest.approx(pooled, abs=1e-6)
+    assert "No threshold was found for category 'all' (there are: blue, green): the pooled one is used" in caplog.text
 
 
 def test_one_threshold_for_all_ignores_categories(datamodule: MVTec, tmp_path: Path) -> None:

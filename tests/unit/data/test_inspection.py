@@ -61,7 +61,7 @@ def test_a_test_image_that_was_trained_on_is_a_warning(tmp_path: Path) -> None:
     datamodule = products(tmp_path)
     trained, shown = tmp_path / "cap" / "good" / "capa.png", tmp_path / "cap" / "good_test" / "cape.png"
     shutil.copy(trained, shown)
-    found = problem(check_datamodule(datamodule), "in training too")
+    found = problem(check_datamodule(datamodule), "are also training images")
     assert (found.level, found.category) == ("warning", "cap")
     assert found.files == (f"'{shown}' = '{trained}'",)
 
@@ -70,7 +70,10 @@ def test_an_anomalous_image_in_training_is_an_error_even_as_a_copy_of_another_ca
     datamodule = products(tmp_path)
     trained, shown = tmp_path / "pin" / "good" / "copy.png", tmp_path / "nut" / "defective" / "scratch" / "nutg.png"
     shutil.copy(shown, trained)
-    found = problem(check_datamodule(datamodule), "in training too and would be learnt as normal")
+    found = problem(
+        check_datamodule(datamodule),
+        "are also training images, of this category or another, and would be learnt as normal",
+    )
     assert (found.level, found.category) == ("error", "nut")
     assert found.files == (f"'{shown}' = '{trained}'",)
 
@@ -223,7 +226,10 @@ def test_the_report_lists_what_it_found_below_its_table(tmp_path: Path) -> None:
         console.print(check_datamodule(datamodule))
     shown = captured.get()
     assert "10 + 2" in shown
-    assert "WARNING Category 'cap': 8 test or validation images are in training too: " in shown
+    assert (
+        "WARNING Category 'cap': 8 test or validation images are also training images, of this category or another: "
+        in shown
+    )
     assert "[b]0.png" in shown
     assert "and 3 more" in shown
     assert "WARNING Category 'pin'" in shown
