@@ -9,17 +9,17 @@ stand the pooled metrics, of all categories under one score scale: what a model 
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from anomalib_crad.metrics.category import METRIC_NAMES, CategoryResult
+from anomalib_crad.metrics.files import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 MEAN = "mean"
 POOLED = "pooled"
@@ -113,12 +113,8 @@ class CategoryReport:
         Raises:
             OSError: If the file cannot be written.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["category", *self.metrics])
-            writer.writeheader()
-            writer.writerows({"category": category, **values} for category, values in self.rows())
+        rows = ({"category": category, **values} for category, values in self.rows())
+        write_rows(path, ["category", *self.metrics], rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data: counts, values and reasons of each category, means and pooled metrics."""

@@ -9,7 +9,6 @@ time. Everything in it is plain data; what is not, is written as its text.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import platform
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anomalib_crad
+from anomalib_crad.metrics.files import try_to_write
 from anomalib_crad.metrics.lookup import ONLY_CATEGORY, image_categories
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from anomalib_crad.metrics.report import CategoryReport
 
-logger = logging.getLogger(__name__)
 
 CSV_NAME = "category_metrics.csv"
 JSON_NAME = "category_metrics.json"
@@ -56,13 +55,7 @@ def save_results(folder: str | Path, report: CategoryReport, run: Mapping[str, A
         path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     for name, write in ((CSV_NAME, report.to_csv), (JSON_NAME, to_json)):
-        path = Path(folder) / name
-        try:
-            write(path)
-        except OSError:
-            logger.exception("Could not write %s; the table and the returned metrics hold the same numbers.", path)
-        else:
-            logger.info("Metrics of each category: %s", path)
+        try_to_write(Path(folder) / name, write, "Metrics of each category")
 
 
 def describe_run(trainer: Trainer, model: LightningModule, seconds: float) -> dict[str, Any]:

@@ -8,8 +8,6 @@ threshold for all, so that the two can be compared.
 
 from __future__ import annotations
 
-import csv
-import logging
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from anomalib_crad.metrics.files import try_to_write, write_rows
 from anomalib_crad.post_processing.epoch_scores import CategoryScores
 from anomalib_crad.post_processing.squash import unsquash
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from anomalib_crad.post_processing.rules import Threshold
     from anomalib_crad.post_processing.thresholds import Thresholds
 
-logger = logging.getLogger(__name__)
 
 CSV_NAME = "thresholds.csv"
 POOLED = "pooled"
@@ -124,12 +122,7 @@ class ThresholdReport:
         Raises:
             OSError: If the file cannot be written.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in self.rows)
+        write_rows(path, _COLUMNS, map(asdict, self.rows))
 
 
 _COLUMNS = [field.name for field in fields(ThresholdResult)]
@@ -173,13 +166,7 @@ def save_report(folder: str | Path, report: ThresholdReport) -> None:
         folder: Folder of the run; an existing file in it is replaced.
         report: What was counted.
     """
-    path = Path(folder) / CSV_NAME
-    try:
-        report.to_csv(path)
-    except OSError:
-        logger.exception("Could not write %s; the printed table holds the same numbers.", path)
-    else:
-        logger.info("Thresholds of each category: %s", path)
+    try_to_write(Path(folder) / CSV_NAME, report.to_csv, "Thresholds of each category")
 
 
 def _raw(threshold: Threshold, sensitivity: float) -> float:
