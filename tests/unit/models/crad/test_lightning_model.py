@@ -240,6 +240,24 @@ def test_a_checkpoint_holds_what_a_prediction_needs(tiny_root: Path, tmp_path: P
     assert loaded.hparams["layers"] == ["layer1", "layer2"]
 
 
+def test_a_checkpoint_of_another_architecture_names_the_arguments_to_give(tiny_root: Path, tmp_path: Path) -> None:
+    engine, _ = fit(tiny_root, narrow(), tmp_path, max_epochs=1, limit_val_batches=0)
+    other = narrow(num_blocks=2, image_size=(64, 64))
+    message = r"other image_size, num_blocks\..*--model\.image_size=\[32,32\] --model\.num_blocks=1"
+    with pytest.raises(ValueError, match=message):
+        Engine(default_root_dir=tmp_path, accelerator="cpu").test(
+            other, datamodule=datamodule(tiny_root), ckpt_path=engine.best_model_path
+        )
+
+
+def test_another_tag_of_the_backbones_weights_is_no_other_architecture(tiny_root: Path, tmp_path: Path) -> None:
+    engine, _ = fit(tiny_root, narrow(), tmp_path, max_epochs=1, limit_val_batches=0)
+    same = narrow(backbone="resnet18.a1_in1k", layers=("layer1", "layer2"))
+    Engine(default_root_dir=tmp_path, accelerator="cpu").test(
+        same, datamodule=datamodule(tiny_root), ckpt_path=engine.best_model_path
+    )
+
+
 def test_missing_weights_stop_a_training_before_it_starts(tiny_root: Path, tmp_path: Path) -> None:
     model = narrow(pre_trained=True, weights="missing.pth")
     with pytest.raises(FileNotFoundError, match="missing"):
