@@ -26,7 +26,7 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
 
     Thresholds are found at the end of each validation epoch; the last one counts. What is above its threshold is
     anomalous. Scores for display are squashed into (0, 1) with the threshold at 0.5 and the usual normal image at 0.25;
-    no ranking changes (with ``per_category``: none within a category). In a test and in a prediction by anomalib's
+    no order is turned round (with ``per_category``: none within a category). In a test and a prediction by anomalib's
     engine the category comes from the dataset; exported models use the pooled threshold and carry the others as
     metadata. A test ends with a table and ``thresholds.csv`` in the folder of the run.
 

@@ -21,7 +21,7 @@ from timm.layers import Format
 from torch import nn
 from torch.nn import functional
 
-from .weights import WEIGHT_PACKAGES, load_pretrained
+from .weights import WEIGHT_PACKAGES, architecture_of, load_pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,14 +159,13 @@ def plain_layers(layers: Sequence[int | str]) -> list[int | str]:
 def _check_weights_exist(config: Any, backbone: str, weights: str | None) -> None:  # noqa: ANN401  # PretrainedCfg
     """Raise where it is certain from names alone that training cannot start."""
     if weights is None and not config.has_weights:
-        tags = ", ".join(timm.list_models(f"{backbone.split('.', maxsplit=1)[0]}.*", pretrained=True))
         msg = (
-            f"timm has no pretrained weights for backbone='{backbone}' (it has: {tags or 'none'}). "
+            f"timm has no pretrained weights for backbone='{backbone}' (it has: {_known_tags(backbone)}). "
             "Pass a file with weights=PATH, or choose another backbone."
         )
         raise ValueError(msg)
     architecture = WEIGHT_PACKAGES.get(weights or "")
-    if architecture is not None and backbone.split(".", maxsplit=1)[0] != architecture:
+    if architecture is not None and architecture_of(backbone) != architecture:
         msg = (
             f"weights='{weights}' belongs to backbone '{architecture}', but backbone is '{backbone}'. "
             f"Set backbone to '{architecture}' too (--model.backbone {architecture})."
@@ -183,17 +182,19 @@ def _note_loaded_weights(module: MultiScaleFeatures, incompatible_keys: Any) -> 
 def _pretrained_config(backbone: str) -> Any:  # noqa: ANN401  # timm's PretrainedCfg
     """Description of a model's weights, by timm."""
     if not timm.is_model(backbone):
-        architecture = backbone.split(".", maxsplit=1)[0]
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
+        near = difflib.get_close_matches(architecture_of(backbone), timm.list_models(), n=5, cutoff=0.5)
         hint = f"Did you mean {', '.join(near)}? " if near else ""
         msg = f"backbone='{backbone}' is not a timm model. {hint}timm.list_models() lists all."
         raise ValueError(msg)
     try:
         return timm.get_pretrained_cfg(backbone)
     except RuntimeError as error:
-        tags = ", ".join(timm.list_models(f"{backbone.split('.', maxsplit=1)[0]}.*", pretrained=True))
-        msg = f"backbone='{backbone}' names unknown pretrained weights. timm knows: {tags or 'none'}."
+        msg = f"backbone='{backbone}' names unknown pretrained weights. timm knows: {_known_tags(backbone)}."
         raise ValueError(msg) from error
+
+
+def _known_tags(backbone: str) -> str:
+    return ", ".join(timm.list_models(f"{architecture_of(backbone)}.*", pretrained=True)) or "none"
 
 
 def _stage_numbers(backbone: str, layers: Sequence[int | str], options: dict[str, Any]) -> tuple[int, ...]:

@@ -35,6 +35,18 @@ WEIGHT_PACKAGES = {
 _PICKLE_SUFFIXES = {".pth", ".pt", ".bin"}
 
 
+def architecture_of(backbone: str) -> str:
+    """Return timm's name of an architecture without the tag of its weights.
+
+    Args:
+        backbone: Name of a timm model, with or without a tag.
+
+    Returns:
+        The name of its architecture.
+    """
+    return backbone.split(".", maxsplit=1)[0]
+
+
 def load_pretrained(model: nn.Module, backbone: str, weights: str | None, options: Mapping[str, Any]) -> None:
     """Load pretrained weights into a feature network of timm.
 
@@ -111,11 +123,10 @@ def _full_state_dict(backbone: str, weights: str) -> dict[str, Tensor]:
     config = timm.get_pretrained_cfg(backbone)
     classifier = (config.classifier if config else None) or ()
     unused = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    needed = {name: value for name, value in expected.items() if not name.startswith(unused)} if unused else expected
-    offered = {name: value for name, value in state_dict.items() if not (unused and name.startswith(unused))}
+    needed = {name: value for name, value in expected.items() if not name.startswith(unused)}
+    offered = {name: value for name, value in state_dict.items() if not name.startswith(unused)}
     _check_match(needed, offered, path, backbone)
-    classifier_free = {name: state_dict[name] for name in needed if name in state_dict}
-    return {**expected, **classifier_free}
+    return {**expected, **offered}
 
 
 def _check_match(needed: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], path: Path, backbone: str) -> None:

@@ -39,6 +39,7 @@ from anomalib_crad.models.components import MultiScaleFeatures
 from anomalib_crad.models.components.features import plain_layers
 from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise, resolve_image_size
 from anomalib_crad.models.components.training import TrainingDefaults, check_training_arguments
+from anomalib_crad.models.components.weights import architecture_of
 from anomalib_crad.post_processing import CategoryPostProcessor, write_thresholds
 
 from .anomaly_map import AnomalyMapGenerator
@@ -197,7 +198,7 @@ class Crad(TrainingDefaults, AnomalibModule):
 
     @staticmethod
     def configure_post_processor() -> PostProcessor:
-        """One threshold for all categories, at the best F1; scores are squashed so that no ranking changes."""
+        """One threshold for all categories, at the best F1; scores are squashed so that no order is turned round."""
         return CategoryPostProcessor()
 
     @staticmethod
@@ -365,5 +366,5 @@ class Crad(TrainingDefaults, AnomalibModule):
 def _architecture_value(name: str, value: Any) -> Any:  # noqa: ANN401  # any argument's
     """What of an argument decides about tensors: not the tag of a backbone's weights, nor the kind of a list."""
     if name == "backbone":
-        return str(value).split(".", maxsplit=1)[0]
+        return architecture_of(value)
     return list(value) if isinstance(value, Sequence) else value
