@@ -3,18 +3,26 @@
 """anomalib's command line with the plugin loaded: ``python -m anomalib_crad train --model Crad ...``.
 
 For environments where PyTorch's autoloading is switched off: Python has imported this package, and so registered its
-classes, before it runs this file. One command is ours: ``check`` looks at the data before a training.
+classes, before it runs this file. Some commands are ours: ``check`` looks at the data before a training, ``benchmark``
+compares models.
 """
 
 import sys
+from importlib import import_module
+
+#: Commands of ours and the modules whose ``main`` they are.
+COMMANDS = {
+    "benchmark": "anomalib_crad.benchmark.command",
+    "check": "anomalib_crad.data.check",
+}
 
 
 def main() -> None:
-    """Run ``check``, or anomalib's command line."""
-    if sys.argv[1:2] == ["check"]:
-        from anomalib_crad.data.check import main as check
-
-        sys.exit(check(sys.argv[2:], prog="python -m anomalib_crad check"))
+    """Run a command of ours, or anomalib's command line."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    # anomalib's own benchmark is `anomalib benchmark`.
+    if command in COMMANDS:
+        sys.exit(import_module(COMMANDS[command]).main(sys.argv[2:], prog=f"python -m anomalib_crad {command}"))
 
     from anomalib.cli.cli import main as anomalib
 

@@ -225,6 +225,17 @@ class CategoryEvaluator(Evaluator):
             seconds = round(time.monotonic() - self._test_began, 3)
             save_results(trainer.default_root_dir, self.report, describe_run(trainer, pl_module, seconds))
 
+    def new_evaluation(self, metrics: Collection[str]) -> Evaluation:
+        """Make the evaluation of an epoch; a subclass may measure more.
+
+        Args:
+            metrics: Names of the metrics to compute.
+
+        Returns:
+            The evaluation, empty.
+        """
+        return Evaluation(metrics)
+
     def _stop(self, trainer: Trainer) -> None:
         """Leave the trainer and forget an epoch that was not finished."""
         self._recorder.detach(trainer)
@@ -232,7 +243,7 @@ class CategoryEvaluator(Evaluator):
 
     def _begin(self, trainer: Trainer, dataloaders: object, metrics: Collection[str]) -> None:
         """Begin an epoch; a trainer that was given dataloaders has no datamodule."""
-        self._evaluation = Evaluation(metrics)
+        self._evaluation = self.new_evaluation(metrics)
         self._recorder.start(dataloaders, getattr(trainer, "datamodule", None))
 
     def _measure_complete(self) -> None:

@@ -66,14 +66,14 @@ def load_pretrained(model: nn.Module, backbone: str, weights: str | None, option
         source = _from_hub(backbone, options)
     else:
         # timm loads a state dict as it loads a file of its own, with the renaming and resizing that its models need.
-        overlay = {"state_dict": _full_state_dict(backbone, weights)}
-        with _unused_tensors_unreported():
+        overlay = {"state_dict": full_state_dict(backbone, weights)}
+        with unused_tensors_unreported():
             source = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     model.load_state_dict(source.state_dict())
 
 
 @contextmanager
-def _unused_tensors_unreported() -> Generator[None]:
+def unused_tensors_unreported() -> Generator[None]:
     """Features need no classifier; timm warns about each tensor of it."""
     builder = logging.getLogger("timm.models._builder")
     level = builder.level
@@ -86,7 +86,7 @@ def _unused_tensors_unreported() -> Generator[None]:
 
 def _from_hub(backbone: str, options: Mapping[str, Any]) -> nn.Module:
     try:
-        with _unused_tensors_unreported():
+        with unused_tensors_unreported():
             return timm.create_model(backbone, pretrained=True, **options)
     except Exception as error:
         # The hub's client raises errors of its own, of the network library and of the file system; all mean the same.
@@ -100,7 +100,7 @@ def _from_hub(backbone: str, options: Mapping[str, Any]) -> nn.Module:
         raise ConnectionError(msg) from error
 
 
-def _full_state_dict(backbone: str, weights: str) -> dict[str, Tensor]:
+def full_state_dict(backbone: str, weights: str) -> dict[str, Tensor]:
     """State dict under timm's names, checked against the whole architecture."""
     reference = timm.create_model(backbone, pretrained=False)
     expected = reference.state_dict()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The pieces of a benchmark: each runs by itself, in a process of its own, and leaves one file of results.
+
+A cell's folder is named for what a person looks for and for a hash of everything that decides about its result. What
+was finished is found again by that name, and a changed setting cannot be mistaken for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anomalib_crad.benchmark.plan import Plan
+
+CELL_NAME = "cell.json"
+RESULT_NAME = "result.json"
+RUNTIMES = ("PyTorch", "OpenVINO")
+Kind = Literal["quality", "cost"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of a benchmark.
+
+    Attributes:
+        kind: ``quality`` trains a model, tests it and exports it; ``cost`` measures what that left.
+        model: Name of the model in the plan.
+        dataset: Name of the dataset in the plan.
+        seed: Seed of everything random.
+        settings: All that decides about the result, as plain data.
+        categories: How many of the dataset's categories are used, the first ones; ``None`` for all.
+        source: Name of the ``quality`` cell that a ``cost`` cell measures.
+        runtime: In what a ``cost`` cell measures it.
+    """
+
+    kind: Kind
+    model: str
+    dataset: str
+    seed: int
+    settings: dict[str, Any]
+    categories: int | None = None
+    source: str | None = None
+    runtime: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the cell and of its folder."""
+        parts = [self.kind, self.dataset, self.model, f"seed{self.seed}"]
+        if self.categories is not None:
+            parts.append(f"{self.categories}_categories")
+        if self.runtime is not None:
+            parts.append(self.runtime)
+        identity = json.dumps([self.settings, self.categories, self.source], sort_keys=True)
+        return "-".join([*map(_file_name, parts), hashlib.sha256(identity.encode()).hexdigest()[:8]])
+
+    @property
+    def title(self) -> str:
+        """What a person is shown."""
+        some = "" if self.categories is None else f", {self.categories} of its categories"
+        what = self.kind if self.runtime is None else f"{self.kind} in {self.runtime}"
+        return f"{self.model} on {self.dataset}{some}, seed {self.seed}: {what}"
+
+    def to_json(self) -> str:
+        """Return the cell as text."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        """Undo :meth:`to_json`.
+
+        Args:
+            text: What it returned.
+        """
+        return cls(**json.loads(text))
+
+
+def cells_of(plan: Plan) -> list[Cell]:
+    """Cut a plan into cells, in the order in which they are run.
+
+    All of quality comes first and all of cost last, so that costs are measured side by side, on the same machine in the
+    same state.
+
+    Args:
+        plan: What is compared.
+
+    Returns:
+        The cells; a ``cost`` cell stands after its source.
+    """
+    seeds = sorted({seed for model in plan.models for seed in plan.seeds_of(model)})
+    quality = [
+        _quality(plan, model, dataset, seed)
+        for seed in seeds
+        for dataset in plan.datasets
+        for model in plan.models
+        if seed in plan.seeds_of(model)
+    ]
+    if plan.cost is None:
+        return quality
+    measured = [cell for cell in quality if cell.seed == plan.seeds_of(cell.model)[0]]
+    parts = list(_parts(plan))
+    return [*quality, *parts, *(_cost(plan, cell, runtime) for cell in (*measured, *parts) for runtime in RUNTIMES)]
+
+
+def _parts(plan: Plan) -> Iterator[Cell]:
+    """Yield models that grow with their data, on one category of a dataset, on two, and so on, short of all."""
+    if plan.categories_of is None:
+        return
+    categories = plan.datasets[plan.categories_of].init_args.get("category")
+    for model, entry in plan.models.items():
+        if entry.cost_grows and isinstance(categories, list):
+            for number in range(1, len(categories)):
+                yield _quality(plan, model, plan.categories_of, plan.seeds_of(model)[0], number)
+
+
+def _quality(plan: Plan, model: str, dataset: str, seed: int, categories: int | None = None) -> Cell:
+    entry = plan.models[model]
+    settings = {
+        "class_path": entry.class_path,
+        "init_args": entry.init_args,
+        "max_epochs": entry.epochs_on(dataset),
+        "train_batch_size": entry.train_batch_size,
+        "dataset": asdict(plan.datasets[dataset]),
+        "image_size": list(plan.image_size),
+        "score_window": plan.score_window,
+        "accelerator": plan.accelerator,
+    }
+    return Cell("quality", model, dataset, seed, settings, categories)
+
+
+def _cost(plan: Plan, source: Cell, runtime: str) -> Cell:
+    settings = {**asdict(plan.cost), "image_size": list(plan.image_size)}  # type: ignore[arg-type]  # not called without
+    return Cell("cost", source.model, source.dataset, source.seed, settings, source.categories, source.name, runtime)
+
+
+def _file_name(text: str) -> str:
+    return "".join(character if character.isalnum() or character in "_." else "_" for character in text)
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Write a cell's result, whole or not at all.
+
+    Args:
+        folder: Folder of the cell.
+        result: Plain data.
+    """
+    unfinished = folder / f"{RESULT_NAME}.part"
+    unfinished.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    unfinished.replace(folder / RESULT_NAME)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Read a cell's result.
+
+    Args:
+        folder: Folder of the cell.
+
+    Returns:
+        The result, or ``None`` if the cell has not finished.
+    """
+    path = Path(folder) / RESULT_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

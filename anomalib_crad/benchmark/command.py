@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``python -m anomalib_crad benchmark``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib_crad benchmark") -> int:
+    """Run a benchmark.
+
+    Args:
+        arguments: The command line's. Defaults to ``None``: those of this process.
+        prog: How the user started this, for the help. Defaults to ``"python -m anomalib_crad benchmark"``.
+
+    Returns:
+        Exit code: 0, also where some models could not be run, 1 where none could. The process ends with 2 if the
+        configuration cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Compare models on datasets over seeds, under one protocol. A run that is stopped goes on where it "
+        "was when it is started again; what has finished is not run twice.",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="What to compare, such as configs/benchmark.yaml.")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="Folder for results. Default: results/benchmark/<name of the config>."
+    )
+    parser.add_argument(
+        "--select", nargs="+", default=(), metavar="PATTERN", help="Only cells of these names: '*Crad*'."
+    )
+    parser.add_argument("--rerun", nargs="+", default=(), metavar="PATTERN", help="Run these again though finished.")
+    known = parser.parse_args(arguments)
+
+    from anomalib_crad.benchmark.plan import read_plan
+    from anomalib_crad.benchmark.runner import run_benchmark
+
+    console = Console()
+    output = known.output or Path("results") / "benchmark" / known.config.stem
+    try:
+        plan = read_plan(known.config)
+        results = run_benchmark(plan, output, console, known.select, known.rerun)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        console.print(f"Stopped. The same command goes on from here; tables so far: {output}", soft_wrap=True)
+        return 130
+    console.print(Markdown((output / "tables.md").read_text(encoding="utf-8")))
+    console.print(f"Tables, CSV, JSON and plots: {output}", soft_wrap=True)
+    ran = [result for _, result in results if result is not None]
+    return 0 if any("error" not in result for result in ran) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a trained model costs where it is used: time, memory, arithmetic and disk, in PyTorch and in OpenVINO.
+
+Measured is the exported model as a user would run it, with pre- and post-processing inside, on an image that is in
+memory already. Every runtime is measured in a process of its own, so that one's memory is not counted with another's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_crad.benchmark.machine import load_average, peak_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def measure_cost(runtime: str, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Measure an exported model.
+
+    Args:
+        runtime: ``PyTorch`` or ``OpenVINO``.
+        path: The exported file: ``.pt`` or ``.xml``.
+        settings: The fields of :class:`.plan.CostPlan`, and ``image_size``.
+
+    Returns:
+        Latency in milliseconds (median, 90th percentile), throughput in images per second, peak memory and size on
+        disk in bytes; for PyTorch also numbers of parameters, stored values and multiply-adds. As plain data.
+    """
+    before = peak_memory()
+    threads = settings["threads"] or torch.get_num_threads()
+    rng = np.random.default_rng(0)
+    # Noise, not zeros: features near zero make denormal numbers, on which processors are slow.
+    images = rng.random((settings["batch_size"], 3, *settings["image_size"]), dtype=np.float32)
+    if runtime == "PyTorch":
+        run, counts = _pytorch(path, threads, images[:1])
+    else:
+        run, counts = _openvino(path, threads, "LATENCY")
+    load = load_average()
+    latencies = _times(run, images[:1], settings["warm_up"], settings["runs"])
+    result = {
+        **counts,
+        "latency_ms": {
+            "median": 1000 * statistics.median(latencies),
+            "p90": 1000 * float(np.quantile(latencies, 0.9)),
+            "runs": len(latencies),
+        },
+        "threads": threads,
+        "load_average_before": load,
+        "size_on_disk_bytes": _size(path),
+    }
+    try:
+        if runtime == "OpenVINO":
+            run, _ = _openvino(path, threads, "THROUGHPUT")
+        seconds = statistics.median(_times(run, images, 1, settings["batch_runs"]))
+    except Exception as error:  # noqa: BLE001  # a model that takes single images only has a latency all the same
+        result["throughput"] = {"error": f"{type(error).__name__}: a batch of {len(images)} is not taken"}
+    else:
+        result["throughput"] = {"images_per_second": len(images) / seconds, "batch_size": len(images)}
+    return {**result, "peak_memory_bytes": peak_memory(), "memory_before_loading_bytes": before}
+
+
+def _times(run: Callable[[np.ndarray], object], images: np.ndarray, warm_up: int, runs: int) -> list[float]:
+    for _ in range(warm_up):
+        run(images)
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        run(images)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def _pytorch(path: Path, threads: int, image: np.ndarray) -> tuple[Callable[[np.ndarray], object], dict[str, Any]]:
+    torch.set_num_threads(threads)
+    # A pickle of this benchmark's own, of models of any class.
+    model = torch.load(path, map_location="cpu", weights_only=False)["model"].eval()
+
+    def run(images: np.ndarray) -> object:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images))
+
+    return run, _counts(model, run, image)
+
+
+def _counts(model: torch.nn.Module, run: Callable[[np.ndarray], object], image: np.ndarray) -> dict[str, Any]:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run(image)
+    return {
+        "parameters": sum(value.numel() for value in model.parameters()),
+        # A memory bank is no parameter, but has to be stored and loaded like one.
+        "stored_values": sum(value.numel() for value in model.state_dict().values()),
+        "multiply_adds": counter.get_total_flops() // 2,
+    }
+
+
+def _openvino(path: Path, threads: int, hint: str) -> tuple[Callable[[np.ndarray], object], dict[str, Any]]:
+    import openvino
+
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",  # processors with bfloat16 use it unasked
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": hint,
+        # One request takes the whole batch, as in PyTorch.
+        "NUM_STREAMS": 1,
+    }
+    compiled = openvino.Core().compile_model(path, "CPU", options)
+    return compiled.create_infer_request().infer, {}
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.suffix != ".xml" else [path, path.with_suffix(".bin")]
+    return sum(file.stat().st_size for file in files)

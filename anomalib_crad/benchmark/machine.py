@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The machine under a benchmark: what it is, what else it is doing, and what a process has taken of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import anomalib_crad
+
+_PACKAGES = ("anomalib", "torch", "timm", "lightning", "openvino")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe processor, accelerator, memory and versions, as plain data."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "anomalib_crad": anomalib_crad.__version__,
+        **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def load_average() -> float:
+    """Return the number of processes that wanted to run in the last minute; others' work slows what is measured."""
+    return os.getloadavg()[0]
+
+
+def peak_memory() -> int:
+    """Return the largest memory of this process so far, in bytes: of the accelerator if it was used, or resident."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    # Kilobytes, but on macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type and first line of an error, for a table.
+
+    Args:
+        error: What was raised.
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

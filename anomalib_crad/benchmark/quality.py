@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Train, test and export one model on one dataset, with anomalib's own engine, by the protocol of all.
+
+The protocol: the same images at the same size, no class label, the weights after the last step, and metrics on raw
+scores. A model whose backbone timm knows gets the normalisation that the backbone was trained with; any other keeps
+its own pre-processor, at the common size.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import anomalib.models
+import timm
+from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from lightning.fabric.utilities.seed import seed_everything
+from lightning.pytorch import Callback
+from timm.models import PretrainedCfg
+
+from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
+from anomalib_crad.benchmark.scoring import CommonScoreEvaluator
+from anomalib_crad.metrics.results import plain
+from anomalib_crad.models.components.image_size import resize_and_normalise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anomalib.pre_processing import PreProcessor
+    from lightning.pytorch import LightningModule, Trainer
+
+    from anomalib_crad.benchmark.cells import Cell
+    from anomalib_crad.metrics.report import CategoryReport
+
+#: Where the exports of a cell are, in its folder.
+EXPORTED = "exported"
+
+
+def run_quality(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train, test and export.
+
+    Args:
+        cell: What to run.
+        folder: Folder of the cell, for exports.
+
+    Returns:
+        Metrics, times and memory, as plain data.
+    """
+    settings = cell.settings
+    seed_everything(cell.seed, workers=True, verbose=False)
+    datamodule = _datamodule(cell)
+    model = _model(settings, cell.seed)
+    watch = _Training()
+    arguments = {} if settings["max_epochs"] is None else {"max_epochs": settings["max_epochs"]}
+    engine = Engine(
+        default_root_dir=folder / "engine",
+        accelerator=settings["accelerator"],
+        devices=1,
+        callbacks=[watch],
+        logger=False,
+        enable_model_summary=False,
+        # Thresholds are not compared; the pass over the test images that finds them is saved.
+        limit_val_batches=0,
+        **arguments,
+    )
+    load = load_average()
+    engine.fit(model, datamodule=datamodule)
+    memory = peak_memory()
+    began = time.monotonic()
+    # Not by the engine, which would validate first, to find thresholds.
+    engine.trainer.test(model, datamodule=datamodule, verbose=False)
+    test_seconds = time.monotonic() - began
+    evaluator = cast("CommonScoreEvaluator", model.evaluator)
+    return plain({
+        "metrics": _plain_report(evaluator.report),
+        "common_metrics": _plain_report(evaluator.common_report),
+        "training": {
+            "seconds": watch.seconds,
+            "images": watch.images,
+            "images_per_second": watch.images / watch.seconds if watch.seconds else None,
+            "epochs": engine.trainer.current_epoch,
+            "steps": watch.batches,
+            "training_images": len(datamodule.train_data),
+            "peak_memory_bytes": memory,
+            "load_average_before": load,
+        },
+        "test": {"seconds": test_seconds, "images": len(datamodule.test_data)},
+        "exports": _export(model.cpu(), folder / EXPORTED, tuple(settings["image_size"])),
+    })
+
+
+def _plain_report(report: CategoryReport | None) -> dict[str, Any] | None:
+    return None if report is None else report.to_dict()
+
+
+class _Training(Callback):
+    """How long a training takes and how many images it sees; a memory bank is filled within it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0
+        self.batches = 0
+        self._began = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self._began = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        del trainer, pl_module, outputs, batch_idx
+        self.images += len(batch.image)
+        self.batches += 1
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self.seconds = time.monotonic() - self._began
+
+
+def _datamodule(cell: Cell) -> AnomalibDataModule:
+    dataset = cell.settings["dataset"]
+    arguments = dict(dataset["init_args"])
+    if cell.settings["train_batch_size"] is not None:
+        arguments["train_batch_size"] = cell.settings["train_batch_size"]
+    if cell.categories is not None:
+        arguments["category"] = arguments["category"][: cell.categories]
+    return get_datamodule({"data": {"class_path": dataset["class_path"], "init_args": arguments}})
+
+
+def _model(settings: dict[str, Any], seed: int) -> AnomalibModule:
+    name, arguments = settings["class_path"], dict(settings["init_args"])
+    model_class = getattr(anomalib.models, name, None)
+    if not isinstance(model_class, type) or not issubclass(model_class, AnomalibModule):
+        near = difflib.get_close_matches(name, anomalib.models.__all__, n=3)
+        msg = f"'{name}' is no model of anomalib's{' or ours; near: ' + ', '.join(near) if near else ' or ours'}."
+        raise ValueError(msg)
+    if "seed" in inspect.signature(model_class).parameters:
+        arguments["seed"] = seed
+    arguments["pre_processor"] = _pre_processor(model_class, settings)
+    return model_class(**arguments, evaluator=CommonScoreEvaluator(settings["score_window"]), visualizer=False)
+
+
+def _pre_processor(model_class: type[AnomalibModule], settings: dict[str, Any]) -> PreProcessor:
+    backbone = settings["init_args"].get("backbone")
+    size = (settings["image_size"][0], settings["image_size"][1])
+    if isinstance(backbone, str) and timm.is_model(backbone):
+        config = timm.get_pretrained_cfg(backbone) or PretrainedCfg()
+        return resize_and_normalise(size, config.mean, config.std)
+    return model_class.configure_pre_processor(image_size=size)
+
+
+def _export(model: AnomalibModule, folder: Path, image_size: tuple[int, int]) -> dict[str, dict[str, str]]:
+    """Export for the measurement of cost; what cannot be exported says why, and its quality stands."""
+    # A measured model needs no metrics, and a pickle of them would hold the test's predictions.
+    model.evaluator = None
+    exports: dict[str, dict[str, str]] = {}
+    for runtime, export in (
+        ("PyTorch", model.to_torch),
+        ("OpenVINO", partial(model.to_openvino, input_size=image_size)),
+    ):
+        try:
+            path = export(folder)
+        except Exception as error:  # noqa: BLE001  # any model, any exporter
+            exports[runtime] = {"error": describe_error(error)}
+        else:
+            exports[runtime] = {"path": str(path.relative_to(folder.parent))}
+    return exports

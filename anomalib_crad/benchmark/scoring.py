@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Image scores that are pooled alike for all models, beside each model's own.
+
+Models turn their maps into image scores in their own ways (a maximum, a mean of the largest, a weighted neighbour), and
+part of a difference between two models is only that. The evaluator here measures both: the model's own score, and the
+largest mean of its raw map over a square window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from anomalib_crad.metrics.category import IMAGE_METRICS, METRIC_NAMES, ImageRecord
+from anomalib_crad.metrics.evaluation import Evaluation
+from anomalib_crad.metrics.evaluator import CategoryEvaluator
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from anomalib_crad.metrics.report import CategoryReport
+
+
+class CommonScoreEvaluator(CategoryEvaluator):
+    """Measure each category by the model's own image scores and by scores that all models get in the same way.
+
+    Args:
+        score_window: Side of the window in pixels, cut to the map where the map is smaller.
+
+    Attributes:
+        common_report (CategoryReport | None): Image metrics of the last test by the common scores.
+    """
+
+    def __init__(self, score_window: int) -> None:
+        super().__init__(validation=False)
+        self.score_window = score_window
+        self.common_report: CategoryReport | None = None
+
+    def new_evaluation(self, metrics: Collection[str]) -> Evaluation:
+        """Begin an evaluation that measures twice.
+
+        Args:
+            metrics: Names of the metrics by the model's own scores.
+
+        Returns:
+            The evaluation.
+        """
+        return _TwofoldEvaluation(self, metrics)
+
+
+class _TwofoldEvaluation(Evaluation):
+    """An evaluation that hands the common scores of each category to a second one."""
+
+    def __init__(self, evaluator: CommonScoreEvaluator, metrics: Collection[str] = METRIC_NAMES) -> None:
+        super().__init__(metrics)
+        self._evaluator = evaluator
+        self._common = Evaluation(list(IMAGE_METRICS))
+
+    def add(self, category: str, images: Sequence[ImageRecord]) -> None:
+        super().add(category, images)
+        window = self._evaluator.score_window
+        self._common.add(category, [replace(image, score=_score(image.anomaly_map, window)) for image in images])
+
+    def report(self, expected: Collection[str] = ()) -> CategoryReport:  # type: ignore[override]  # read twice
+        self._evaluator.common_report = self._common.report(expected)
+        return super().report(expected)
+
+
+def _score(anomaly_map: NDArray[np.float32] | None, window: int) -> float | None:
+    return None if anomaly_map is None else largest_window_mean(anomaly_map, window)
+
+
+def largest_window_mean(anomaly_map: NDArray[np.float32], window: int) -> float:
+    """Largest mean of a map over any square window that lies inside it.
+
+    Args:
+        anomaly_map: Height x width.
+        window: Side of the window in pixels, cut to the map where the map is smaller.
+
+    Returns:
+        The mean.
+    """
+    import numpy as np
+
+    sums = anomaly_map.astype(np.float64)
+    for axis in (0, 1):
+        side = min(window, sums.shape[axis])
+        totals = np.insert(sums.cumsum(axis=axis), 0, 0, axis=axis)
+        upper, lower = np.arange(side, totals.shape[axis]), np.arange(totals.shape[axis] - side)
+        sums = (totals.take(upper, axis=axis) - totals.take(lower, axis=axis)) / side
+    return float(sums.max())

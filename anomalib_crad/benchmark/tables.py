@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Markdown tables of a benchmark, for a page of documentation.
+
+Numbers of several seeds are shown as their mean and, after it, how far the seeds lie from it at most: with two or three
+seeds a standard deviation would pretend to more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from anomalib_crad.benchmark.frames import COMMON, MEAN, POOLED
+from anomalib_crad.metrics.category import METRIC_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anomalib_crad.benchmark.plan import Plan
+
+_MEBIBYTE = 2**20
+
+
+def quality_table(plan: Plan, quality: pd.DataFrame, dataset: str) -> str:
+    """Return the models' metrics on one dataset: means over categories, and what the training took.
+
+    Args:
+        plan: What was compared.
+        quality: What :func:`.frames.quality_frame` returns.
+        dataset: Name of the dataset.
+
+    Returns:
+        A Markdown table, or an empty text where nothing was measured.
+    """
+    whole = quality[(quality["dataset"] == dataset) & quality["categories"].isna()]
+    means = whole[(whole["category"] == MEAN) & whole["error"].isna()]
+    pooled = whole[whole["category"] == POOLED]
+    if means.empty:
+        return ""
+    metrics = [name for name in METRIC_NAMES if means[name].notna().any()]
+    common = COMMON["image_AUROC"]
+    rows = []
+    for model in (name for name in plan.models if name in set(means["model"])):
+        of_model = means[means["model"] == model]
+        rows.append([
+            model,
+            *(_spread(of_model[name]) for name in metrics),
+            _spread(of_model[common]),
+            _spread(pooled[pooled["model"] == model]["image_AUROC"]),
+            f"{of_model['epochs'].iloc[0]:.0f}",
+            f"{of_model['training_seconds'].mean():.0f}",
+            f"{of_model['training_images_per_second'].mean():.1f}",
+            f"{of_model['training_peak_memory_bytes'].max() / _MEBIBYTE:.0f}",
+            f"{len(of_model)}",
+        ])
+    header = [
+        "model",
+        *(name.replace("_", " ") for name in metrics),
+        "image AUROC, common pooling",
+        "image AUROC, categories pooled",
+        "epochs",
+        "training s",
+        "images/s in training",
+        "peak MiB in training",
+        "seeds",
+    ]
+    return markdown_table(header, rows)
+
+
+def category_table(plan: Plan, quality: pd.DataFrame, dataset: str, metric: str) -> str:
+    """Return one metric of each model in each category of a dataset.
+
+    Args:
+        plan: What was compared.
+        quality: What :func:`.frames.quality_frame` returns.
+        dataset: Name of the dataset.
+        metric: Name of the metric.
+
+    Returns:
+        A Markdown table, or an empty text where the metric was not measured.
+    """
+    chosen = quality[(quality["dataset"] == dataset) & quality["categories"].isna() & quality["error"].isna()]
+    categories = [name for name in chosen["category"].unique() if name not in {MEAN, POOLED}]
+    if chosen[metric].isna().all():
+        return ""
+    rows = [
+        [
+            model,
+            *(
+                _spread(chosen[(chosen["model"] == model) & (chosen["category"] == name)][metric])
+                for name in (*categories, MEAN)
+            ),
+        ]
+        for model in plan.models
+        if model in set(chosen["model"])
+    ]
+    return markdown_table([metric.replace("_", " "), *categories, MEAN], rows)
+
+
+def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
+    """Return what each model costs on one dataset, in each runtime.
+
+    Args:
+        plan: What was compared.
+        cost: What :func:`.frames.cost_frame` returns.
+        dataset: Name of the dataset.
+
+    Returns:
+        A Markdown table, or an empty text where nothing was measured.
+    """
+    chosen = cost[(cost["dataset"] == dataset) & cost["categories"].isna() & cost["latency_ms_median"].notna()]
+    if chosen.empty:
+        return ""
+    rows = []
+    for model in plan.models:
+        rows.extend(
+            [
+                model,
+                str(row["runtime"]),
+                f"{row['latency_ms_median']:.1f}",
+                f"{row['latency_ms_p90']:.1f}",
+                _number(row["images_per_second"], "{:.1f}"),
+                f"{row['peak_memory_bytes'] / _MEBIBYTE:.0f}",
+                f"{row['size_on_disk_bytes'] / _MEBIBYTE:.1f}",
+                _number(row["parameters"], "{:.2f}", 1e6),
+                _number(row["stored_values"], "{:.2f}", 1e6),
+                _number(row["multiply_adds"], "{:.2f}", 1e9),
+            ]
+            for row in chosen[chosen["model"] == model].to_dict("records")
+        )
+    batch, threads = chosen["batch_size"].dropna(), int(chosen["threads"].iloc[0])
+    header = [
+        "model",
+        "runtime",
+        "latency ms, median",
+        "p90",
+        f"images/s at batch {int(batch.iloc[0])}" if len(batch) else "images/s",
+        "peak MiB",
+        "MiB on disk",
+        "M parameters",
+        "M stored values",
+        "G multiply-adds",
+    ]
+    return markdown_table(header, rows) + f"\n\nThreads: {threads}. Batch 1 for latency."
+
+
+def failure_list(quality: pd.DataFrame, cost: pd.DataFrame) -> str:
+    """Return what could not be run, with its reason, as a Markdown list.
+
+    Args:
+        quality: What :func:`.frames.quality_frame` returns.
+        cost: What :func:`.frames.cost_frame` returns.
+    """
+    failed = pd.concat([quality, cost])
+    failed = failed[failed["error"].notna()]
+    # A model that was not trained cannot be measured either, and need not be named twice.
+    failed = failed[~failed["error"].str.contains("no trained model to measure")]
+    lines: dict[str, list[str]] = {}
+    for row in failed.to_dict("records"):
+        where = str(row["dataset"]) + ("" if pd.isna(row.get("runtime")) else f" in {row['runtime']}")
+        places = lines.setdefault(f"{row['model']}: {row['error']}", [])
+        if where not in places:
+            places.append(where)
+    return "\n".join(f"- {line} ({', '.join(places)})" for line, places in lines.items())
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; numbers are set to the right.
+
+    Args:
+        header: Names of the columns.
+        rows: Texts of the cells.
+    """
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _spread(values: pd.Series) -> str:
+    values = values.dropna()
+    if values.empty:
+        return "-"
+    mean = values.mean()
+    return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ± {(values - mean).abs().max():.3f}"
+
+
+def _number(value: float, pattern: str, unit: float = 1.0) -> str:
+    return "-" if pd.isna(value) else pattern.format(value / unit)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One cell in a process of its own: ``python -m anomalib_crad.benchmark.worker FOLDER``.
+
+A process of its own, because peak memory is a process's, because one model's leftovers must not slow the next, and
+because a cell that is killed must not take the benchmark along. Reads ``cell.json`` and writes ``result.json``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from anomalib_crad.benchmark.cells import CELL_NAME, Cell, read_result, write_result
+
+logger = logging.getLogger(__name__)
+
+
+def main(folder: Path) -> None:
+    """Run the cell of a folder; whatever happens, its result says it.
+
+    Args:
+        folder: Folder of the cell, beside those of the cells that it builds on.
+    """
+    warnings.simplefilter("ignore")
+    cell = Cell.from_json((folder / CELL_NAME).read_text(encoding="utf-8"))
+    began = time.monotonic()
+    try:
+        result = _run(cell, folder)
+    except Exception as error:  # any model may fail in any way, and the table has to say how
+        from anomalib_crad.benchmark.machine import describe_error
+
+        logger.exception("%s", cell.title)
+        result = {"error": describe_error(error)}
+    finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_result(folder, {**result, "seconds": round(time.monotonic() - began, 3), "finished": finished})
+
+
+def _run(cell: Cell, folder: Path) -> dict[str, Any]:
+    from anomalib_crad.benchmark.machine import describe_machine
+
+    if cell.kind == "quality":
+        from anomalib_crad.benchmark.quality import run_quality
+
+        return {**run_quality(cell, folder), "machine": describe_machine()}
+
+    from anomalib_crad.benchmark.cost import measure_cost
+
+    assert cell.source is not None
+    assert cell.runtime is not None
+    path = _exported(folder.parent / cell.source, cell.runtime)
+    return {**measure_cost(cell.runtime, path, cell.settings), "machine": describe_machine()}
+
+
+def _exported(source: Path, runtime: str) -> Path:
+    """Find what a ``quality`` cell exported, or raise with the reason why it did not."""
+    result = read_result(source)
+    if result is None or "error" in result:
+        reason = "it has not finished" if result is None else result["error"]
+        msg = f"there is no trained model to measure: {reason}"
+        raise RuntimeError(msg)
+    export = result["exports"][runtime]
+    if "error" in export:
+        msg = f"it cannot be exported: {export['error']}"
+        raise RuntimeError(msg)
+    return source / export["path"]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

