@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What models share: multi-scale features and the weights that come with a package."""
+"""What models share: multi-scale features, weights that come with a package, training, scoring and exports."""
 
 from .features import MultiScaleFeatures
+from .reconstruction import FeatureReconstruction
 
-__all__ = ["MultiScaleFeatures"]
+__all__ = ["FeatureReconstruction", "MultiScaleFeatures"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from anomalib_crad.models.crad.anomaly_map import feature_distance
+from anomalib_crad.models.components.scoring import feature_distance
 from anomalib_crad.models.crad.loss import CradLoss
 from anomalib_crad.models.crad.official import convert_state_dict
 from anomalib_crad.models.crad.torch_model import ContinuousMemoryReconstruction
