@@ -18,7 +18,8 @@ class ArchitectureCheck(LightningModule):
     """Mixin for an ``AnomalibModule``.
 
     Attributes:
-        architecture_arguments: Constructor arguments that a checkpoint's tensors depend on.
+        architecture_arguments: Constructor arguments that decide about a checkpoint's tensors: about their shapes,
+            or about what they were trained for.
     """
 
     architecture_arguments: tuple[str, ...]
