@@ -14,7 +14,6 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 
 def neighbor_mask(feature_size: tuple[int, int], neighbor_size: tuple[int, int]) -> torch.Tensor:
@@ -25,7 +24,8 @@ def neighbor_mask(feature_size: tuple[int, int], neighbor_size: tuple[int, int])
         neighbor_size: Height and width of the window around a token that it does not see, in positions; both odd.
 
     Returns:
-        Boolean mask, L x L; ``mask[i, j]`` is true where token ``i`` may attend to token ``j``.
+        What to add to the logits of an attention, L x L: 0 where token ``i`` (row) may attend to token ``j`` (column),
+        minus infinity where it may not.
 
     Raises:
         ValueError: If a side of the window is not odd, or a token would see none at all.
@@ -36,22 +36,23 @@ def neighbor_mask(feature_size: tuple[int, int], neighbor_size: tuple[int, int])
     height, width = feature_size
     positions = torch.cartesian_prod(torch.arange(height), torch.arange(width))  # L x 2
     distances = (positions[:, None] - positions[None]).abs()  # L x L x 2
-    mask = (distances > torch.tensor(neighbor_size) // 2).any(dim=-1)
-    if not mask.any(dim=1).all():
+    seen = (distances > torch.tensor(neighbor_size) // 2).any(dim=-1)
+    if not seen.any(dim=1).all():
         msg = (
             f"neighbor_size {neighbor_size[0]} x {neighbor_size[1]} hides all {height} x {width} positions from some "
             "of them. Take a smaller neighbor_size, or larger images (the features are the image size divided by the "
             "largest stride of layers)."
         )
         raise ValueError(msg)
-    return mask
+    return torch.zeros(len(seen), len(seen)).masked_fill(~seen, float("-inf"))
 
 
 class Attention(nn.Module):
-    """Multi-head attention.
+    """Multi-head attention, in plain matrix products.
 
-    It differs from ``nn.MultiheadAttention`` in having one path only, so that training, evaluation and export compute
-    the same thing.
+    It differs from ``nn.MultiheadAttention`` in having one path for training, evaluation and export. An exported graph
+    has no more than two products, a sum and a softmax for it; PyTorch's fused attention is exported with a guard
+    against tokens that see nothing, which :func:`neighbor_mask` has excluded.
 
     Args:
         dim: Width of queries, keys, values and output (E); a multiple of ``num_heads``.
@@ -62,11 +63,12 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.dropout = dropout
+        self.scale = (dim // num_heads) ** -0.5
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Attend.
@@ -75,18 +77,15 @@ class Attention(nn.Module):
             query: B x L x E, or 1 x L x E where all images ask the same.
             key: B x L x E.
             value: B x L x E.
-            mask: L x L, true where a query may attend to a key.
+            mask: L x L, added to the logits: see :func:`neighbor_mask`.
 
         Returns:
             B x L x E.
         """
-        attended = functional.scaled_dot_product_attention(
-            self._heads(self.query(query)).expand(len(key), -1, -1, -1),
-            self._heads(self.key(key)),
-            self._heads(self.value(value)),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-        )  # B x N x L x E / N
+        queries = self._heads(self.query(query)) * self.scale
+        logits = queries @ self._heads(self.key(key)).transpose(-2, -1) + mask  # B x N x L x L
+        weights = self.dropout(logits.softmax(dim=-1))
+        attended = weights @ self._heads(self.value(value))  # B x N x L x E / N
         return cast("torch.Tensor", self.output(attended.transpose(1, 2).flatten(2)))
 
     def _heads(self, tokens: torch.Tensor) -> torch.Tensor:

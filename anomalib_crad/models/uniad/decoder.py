@@ -54,7 +54,7 @@ class DecoderLayer(nn.Module):
             previous: Output of the previous layer, B x L x E.
             encoded: Output of the encoder, B x L x E.
             position: Embedding of positions, L x E; added to queries and keys, not to values.
-            mask: L x L, true where a token may attend to another.
+            mask: L x L, added to the logits of the attention.
 
         Returns:
             B x L x E.

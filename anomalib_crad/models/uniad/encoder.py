@@ -39,7 +39,7 @@ class EncoderLayer(nn.Module):
         Args:
             tokens: B x L x E.
             position: Embedding of positions, L x E; added to queries and keys, not to values.
-            mask: L x L, true where a token may attend to another.
+            mask: L x L, added to the logits of the attention.
 
         Returns:
             B x L x E.
