@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from anomalib_crad.data.multi_category import MultiCategory
     from anomalib_crad.data.mvtec import MVTec
     from anomalib_crad.models.crad.lightning_model import Crad
+    from anomalib_crad.models.uniad.lightning_model import UniAD
 
 __version__ = "0.1.0"
 
-__all__ = ["Crad", "Elpv", "MVTec", "MultiCategory"]
+__all__ = ["Crad", "Elpv", "MVTec", "MultiCategory", "UniAD"]
 
 _DEFINED_IN = {
     "Crad": "anomalib_crad.models.crad.lightning_model",
     "Elpv": "anomalib_crad.data.elpv",
     "MVTec": "anomalib_crad.data.mvtec",
     "MultiCategory": "anomalib_crad.data.multi_category",
+    "UniAD": "anomalib_crad.models.uniad.lightning_model",
 }
 
 

@@ -168,11 +168,9 @@ def _plan(content: object) -> Plan:
 
 
 def _check_values(plan: Plan) -> None:
-    for where, seeds in {
-        "": plan.seeds,
-        **{f"models: {name}: ": model.seeds for name, model in plan.models.items()},
-    }.items():
-        if seeds is not None and not (seeds and all(isinstance(seed, int) and seed >= 0 for seed in seeds)):
+    own_seeds = {f"models: {name}: ": plan.seeds_of(name) for name in plan.models}
+    for where, seeds in ({"": plan.seeds} | own_seeds).items():
+        if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
             msg = f"{where}seeds must be whole numbers from 0, at least one, got {list(seeds)}."
             raise ValueError(msg)
     if len(plan.image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in plan.image_size):

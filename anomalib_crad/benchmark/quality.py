@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -30,13 +31,17 @@ from anomalib_crad.metrics.results import plain
 from anomalib_crad.models.components.image_size import resize_and_normalise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from anomalib.data import Batch
     from anomalib.pre_processing import PreProcessor
     from lightning.pytorch import LightningModule, Trainer
 
     from anomalib_crad.benchmark.cells import Cell
     from anomalib_crad.metrics.report import CategoryReport
+
+logger = logging.getLogger(__name__)
 
 #: Where the exports of a cell are, in its folder.
 EXPORTED = "exported"
@@ -117,11 +122,11 @@ class _Training(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: object,
-        batch: Any,
+        batch: Batch,
         batch_idx: int,
     ) -> None:
         del trainer, pl_module, outputs, batch_idx
-        self.images += len(batch.image)
+        self.images += len(batch)
         self.batches += 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -145,7 +150,7 @@ def _model(settings: dict[str, Any], seed: int) -> AnomalibModule:
     if not isinstance(model_class, type) or not issubclass(model_class, AnomalibModule):
         near = difflib.get_close_matches(name, anomalib.models.__all__, n=3)
         msg = f"'{name}' is no model of anomalib's{' or ours; near: ' + ', '.join(near) if near else ' or ours'}."
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004  # a wrong name, not a wrong type
     if "seed" in inspect.signature(model_class).parameters:
         arguments["seed"] = seed
     arguments["pre_processor"] = _pre_processor(model_class, settings)
@@ -165,15 +170,16 @@ def _export(model: AnomalibModule, folder: Path, image_size: tuple[int, int]) ->
     """Export for the measurement of cost; what cannot be exported says why, and its quality stands."""
     # A measured model needs no metrics, and a pickle of them would hold the test's predictions.
     model.evaluator = None
-    exports: dict[str, dict[str, str]] = {}
-    for runtime, export in (
-        ("PyTorch", model.to_torch),
-        ("OpenVINO", partial(model.to_openvino, input_size=image_size)),
-    ):
-        try:
-            path = export(folder)
-        except Exception as error:  # noqa: BLE001  # any model, any exporter
-            exports[runtime] = {"error": describe_error(error)}
-        else:
-            exports[runtime] = {"path": str(path.relative_to(folder.parent))}
-    return exports
+    return {
+        "PyTorch": _exported(model.to_torch, folder),
+        "OpenVINO": _exported(partial(model.to_openvino, input_size=image_size), folder),
+    }
+
+
+def _exported(export: Callable[[Path], Path], folder: Path) -> dict[str, str]:
+    try:
+        path = export(folder)
+    except Exception as error:  # any model, any exporter
+        logger.exception("Export to %s", folder)
+        return {"error": describe_error(error)}
+    return {"path": str(path.relative_to(folder.parent))}

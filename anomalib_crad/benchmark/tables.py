@@ -113,7 +113,7 @@ def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
     chosen = cost[(cost["dataset"] == dataset) & cost["categories"].isna() & cost["latency_ms_median"].notna()]
     if chosen.empty:
         return ""
-    rows = []
+    rows: list[list[str]] = []
     for model in plan.models:
         rows.extend(
             [

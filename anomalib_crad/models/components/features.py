@@ -2,18 +2,18 @@
 
 """Frozen multi-scale features of a pretrained backbone.
 
-Feature maps of several stages of any timm model are enlarged to the finest of them and concatenated. The pretrained
-weights are fetched when they are first needed, not when the model is built: a checkpoint or an export brings its own,
-and loading one must not reach for the network.
+Feature maps of several stages of any timm model are resized to the finest or the coarsest of them and concatenated.
+The pretrained weights are fetched when they are first needed, not when the model is built: a checkpoint or an export
+brings its own, and loading one must not reach for the network.
 
-Axis letters: B batch, C channels (of all stages together), H x W positions of the finest stage.
+Axis letters: B batch, C channels (of all stages together), H x W positions of the stage that all are resized to.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import timm
 import torch
@@ -43,15 +43,17 @@ class MultiScaleFeatures(nn.Module):
         pre_trained: Use pretrained weights; without them features are random. Defaults to ``True``.
         weights: Where the weights come from: a local file, or the name of a package that carries them
             (:data:`.weights.WEIGHT_PACKAGES`). Defaults to ``None``: timm's hub.
+        resize_to: Stage to whose size all are resized: the ``"finest"`` or the ``"coarsest"`` of ``layers``.
+            Defaults to ``"finest"``.
 
     Attributes:
         out_channels: C.
-        feature_size: (H, W), the image size divided by the smallest stride.
+        feature_size: (H, W), the image size divided by the stride of the stage that all are resized to.
         mean: Mean of the images that the backbone was trained on, by channel.
         std: Their standard deviation.
 
     Raises:
-        ValueError: If the backbone or a stage is unknown, or the image size does not fit.
+        ValueError: If the backbone, a stage or ``resize_to`` is unknown, or the image size does not fit.
     """
 
     def __init__(
@@ -61,8 +63,12 @@ class MultiScaleFeatures(nn.Module):
         image_size: tuple[int, int],
         pre_trained: bool = True,
         weights: str | None = None,
+        resize_to: Literal["finest", "coarsest"] = "finest",
     ) -> None:
         super().__init__()
+        if resize_to not in {"finest", "coarsest"}:
+            msg = f"resize_to must be 'finest' or 'coarsest', got {resize_to!r}."
+            raise ValueError(msg)
         if weights is not None and not pre_trained:
             msg = f"weights='{weights}' is given but pre_trained is False; drop one of the two."
             raise ValueError(msg)
@@ -88,7 +94,8 @@ class MultiScaleFeatures(nn.Module):
         reductions = info.reduction()
         _check_image_size(image_size, reductions, backbone)
         self.out_channels = sum(info.channels())
-        self.feature_size = (image_size[0] // min(reductions), image_size[1] // min(reductions))
+        stride = min(reductions) if resize_to == "finest" else max(reductions)
+        self.feature_size = (image_size[0] // stride, image_size[1] // stride)
 
         self.has_weights = not pre_trained
         if not pre_trained:

@@ -4,8 +4,7 @@
 
 The distance at each position is enlarged to the image, averaged over a 21 x 21 window (the pixel score), and the
 largest mean over a 32 x 32 window of that is the image score: one hot pixel is noise, a hot region is a defect. The
-windows are the authors' choice for 224 x 224 images; a square mean is separable and is computed as two
-one-dimensional ones.
+windows are the authors' choice for 224 x 224 images.
 
 Axis letters: B batch, C channels, H x W positions.
 """
@@ -14,53 +13,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from anomalib_crad.models.components.scoring import enlarge, feature_distance, image_score, smooth
 
 SMOOTHING_KERNEL = 21
 SCORE_KERNEL = 32
-
-
-def feature_distance(features: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-    """L2 norm over channels of the difference.
-
-    Args:
-        features: B x C x H x W.
-        reconstruction: B x C x H x W.
-
-    Returns:
-        Distances, B x 1 x H x W.
-    """
-    return torch.linalg.vector_norm(reconstruction - features, dim=1, keepdim=True)
-
-
-def smooth(anomaly_map: torch.Tensor, kernel: int = SMOOTHING_KERNEL) -> torch.Tensor:
-    """Mean over a square window around each pixel; what lies outside the image counts as zero.
-
-    Args:
-        anomaly_map: B x 1 x height x width.
-        kernel: Odd side of the window, in pixels. Defaults to ``21``.
-
-    Returns:
-        Smoothed map of the same shape.
-    """
-    half = kernel // 2
-    rows = functional.avg_pool2d(anomaly_map, kernel_size=(kernel, 1), stride=1, padding=(half, 0))
-    return functional.avg_pool2d(rows, kernel_size=(1, kernel), stride=1, padding=(0, half))
-
-
-def image_score(anomaly_map: torch.Tensor, kernel: int = SCORE_KERNEL) -> torch.Tensor:
-    """Largest mean over any square window that lies inside the map.
-
-    Args:
-        anomaly_map: B x 1 x height x width.
-        kernel: Side of the window, in pixels, cut to the map where the map is smaller. Defaults to ``32``.
-
-    Returns:
-        Scores, shape ``(B,)``.
-    """
-    height, width = anomaly_map.shape[-2:]
-    rows = functional.avg_pool2d(anomaly_map, kernel_size=(min(kernel, height), 1), stride=1)
-    return functional.avg_pool2d(rows, kernel_size=(1, min(kernel, width)), stride=1).amax(dim=(1, 2, 3))
 
 
 class AnomalyMapGenerator(nn.Module):
@@ -103,7 +60,6 @@ class AnomalyMapGenerator(nn.Module):
             The smoothed anomaly map, B x 1 x image size, and the image scores, ``(B,)``. Both are distances: 0 is
             perfectly normal, there is no upper bound.
         """
-        distance = feature_distance(features, reconstruction)
-        enlarged = functional.interpolate(distance, size=self.image_size, mode="bilinear", align_corners=True)
+        enlarged = enlarge(feature_distance(features, reconstruction), self.image_size)
         anomaly_map = smooth(enlarged, self.smoothing_kernel)
         return anomaly_map, image_score(anomaly_map, self.score_kernel)

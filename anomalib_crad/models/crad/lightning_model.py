@@ -18,29 +18,20 @@ https://arxiv.org/abs/2402.18293
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from anomalib import LearningType, TaskType
-from anomalib.data import AnomalibDataModule, Batch
-from anomalib.deploy import CompressionType
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
-from torchmetrics import Metric
 
-from anomalib_crad.metrics import CategoryEvaluator
-from anomalib_crad.models.components import MultiScaleFeatures
+from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
 from anomalib_crad.models.components.features import plain_layers
-from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise, resolve_image_size
-from anomalib_crad.models.components.training import TrainingDefaults, check_training_arguments
-from anomalib_crad.models.components.weights import architecture_of
-from anomalib_crad.post_processing import CategoryPostProcessor, write_thresholds
+from anomalib_crad.models.components.image_size import resize_and_normalise, resolve_image_size
+from anomalib_crad.models.components.training import check_training_arguments
 
 from .anomaly_map import AnomalyMapGenerator
 from .loss import CradLoss
@@ -60,7 +51,7 @@ ARCHITECTURE = (
 )
 
 
-class Crad(TrainingDefaults, AnomalibModule):
+class Crad(FeatureReconstruction, AnomalibModule):
     """CRAD: one anomaly detector for many products, from continuous memories of normal features.
 
     Args:
@@ -102,6 +93,7 @@ class Crad(TrainingDefaults, AnomalibModule):
         ValueError: If the backbone or a stage is unknown, or the image size does not fit.
     """
 
+    architecture_arguments = ARCHITECTURE
     gradient_clip_norm = 0.1
     lr_step_share = 0.8  # step 40 of the paper's 50 epochs
 
@@ -169,104 +161,6 @@ class Crad(TrainingDefaults, AnomalibModule):
         self.model: CradModel = CradModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
         self.loss = CradLoss()
 
-    @property
-    def learning_type(self) -> LearningType:
-        """Normal images only are learnt."""
-        return LearningType.ONE_CLASS
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments that anomalib forces on the trainer.
-
-        What a user may want to set is not here: epochs and clipping are filled in later, where the user was silent.
-        """
-        return {"num_sanity_val_steps": 0}
-
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize and normalise with ImageNet's mean and standard deviation.
-
-        The resize has no antialiasing: an exported graph cannot have it, and scores must not change on export.
-
-        Args:
-            image_size: Height and width. Defaults to ``None``: 224 x 224.
-
-        Returns:
-            The pre-processor.
-        """
-        return resize_and_normalise(image_size or IMAGE_SIZE)
-
-    @staticmethod
-    def configure_post_processor() -> PostProcessor:
-        """One threshold for all categories, at the best F1; scores are squashed so that no order is turned round."""
-        return CategoryPostProcessor()
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Metrics of each category and their mean, on raw scores."""
-        return CategoryEvaluator()
-
-    def setup(self, stage: str) -> None:
-        """Fetch the backbone's weights before the first image is read; a checkpoint brings its own."""
-        super().setup(stage)
-        if stage == TrainerFn.FITTING and self.trainer.ckpt_path is None:
-            self.model.feature_extractor.load_weights()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore components and random numbers, if the checkpoint is of a model that was built like this one.
-
-        Args:
-            checkpoint: What Lightning saved.
-
-        Raises:
-            ValueError: If it is of a model of another architecture, naming the arguments that differ.
-        """
-        saved = checkpoint.get("hyper_parameters", {})
-        different = [
-            name
-            for name in ARCHITECTURE
-            if name in saved and _architecture_value(name, saved[name]) != _architecture_value(name, self.hparams[name])
-        ]
-        if different:
-            arguments = " ".join(f"--model.{name}={saved[name]}".replace(", ", ",") for name in different)
-            msg = (
-                f"The checkpoint is of a model with other {', '.join(different)}. Build the model as it was trained "
-                f"(command line: {arguments}), or take Crad.load_from_checkpoint, which reads the arguments from it."
-            )
-            raise ValueError(msg)
-        super().on_load_checkpoint(checkpoint)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Rebuild the features of normal images.
-
-        Args:
-            batch: Normal images.
-            batch_idx: Not used.
-
-        Returns:
-            The loss.
-        """
-        del batch_idx
-        reconstruction, features = self.model(batch.image)
-        loss = self.loss(reconstruction, features)
-        self.log(
-            "train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(features), sync_dist=True
-        )
-        return {"loss": loss}
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Score images.
-
-        Args:
-            batch: Images.
-            batch_idx: Not used.
-
-        Returns:
-            The batch with predictions.
-        """
-        del batch_idx
-        return batch.update(**self.model(batch.image)._asdict())
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a learning rate for the grids and one for the networks; both drop to a tenth at ``lr_step``."""
         groups = self.model.reconstruction.parameter_groups()
@@ -278,93 +172,3 @@ class Crad(TrainingDefaults, AnomalibModule):
             weight_decay=self.weight_decay,
         )
         return {"optimizer": optimizer, "lr_scheduler": self.step_schedule(optimizer)}
-
-    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
-        """Export to PyTorch as anomalib does: a pickle, which needs this package where it is loaded.
-
-        Args:
-            export_root: Folder for the exported file.
-            model_file_name: Name of the file without its ending. Defaults to ``"model"``.
-
-        Returns:
-            Path of the ``.pt`` file.
-        """
-        self.model.feature_extractor.load_weights()
-        return super().to_torch(export_root, model_file_name)
-
-    def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Path:
-        """Export to ONNX as anomalib does, at the exporter's own opset, with thresholds in the model's metadata.
-
-        Args:
-            export_root: Folder for the exported files.
-            model_file_name: Name of the file without its ending. Defaults to ``"model"``.
-            input_size: Height and width of the input. Defaults to ``None``: any size, resized in the graph.
-            **kwargs: Passed on to ``torch.onnx.export``.
-
-        Returns:
-            Path of the ONNX file.
-        """
-        self.model.feature_extractor.load_weights()
-        kwargs.setdefault("opset_version", 18)
-        kwargs.setdefault("verbose", False)
-        path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
-        write_thresholds(path, self.post_processor)
-        return path
-
-    def to_openvino(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        compression_type: CompressionType | None = None,
-        datamodule: AnomalibDataModule | None = None,
-        metric: Metric | None = None,
-        task: TaskType | None = None,
-        max_drop: float = 0.01,
-        ov_kwargs: dict[str, Any] | None = None,
-        onnx_kwargs: dict[str, Any] | None = None,
-    ) -> Path:
-        """Export to OpenVINO as anomalib does, with each category's threshold in the model's metadata.
-
-        Args:
-            export_root: Folder for the exported files.
-            model_file_name: Name of the files without their endings. Defaults to ``"model"``.
-            input_size: Height and width of the input. Defaults to ``None``: any size, resized in the graph.
-            compression_type: How weights are compressed or the model is quantised. Defaults to ``None``: not at all.
-            datamodule: Images for quantisation. Defaults to ``None``.
-            metric: Measure for accuracy-aware quantisation. Defaults to ``None``.
-            task: Type of the task. Defaults to ``None``.
-            max_drop: Largest loss of ``metric`` in accuracy-aware quantisation. Defaults to ``0.01``.
-            ov_kwargs: Passed on to OpenVINO's converter. Defaults to ``None``.
-            onnx_kwargs: Passed on to ``torch.onnx.export``. Defaults to ``None``.
-
-        Returns:
-            Path of the ``.xml`` file.
-        """
-        path = super().to_openvino(
-            export_root=export_root,
-            model_file_name=model_file_name,
-            input_size=input_size,
-            compression_type=compression_type,
-            datamodule=datamodule,
-            metric=metric,
-            task=task,
-            max_drop=max_drop,
-            ov_kwargs=ov_kwargs,
-            onnx_kwargs=onnx_kwargs,
-        )
-        write_thresholds(path, self.post_processor)
-        return path
-
-
-def _architecture_value(name: str, value: Any) -> Any:  # noqa: ANN401  # any argument's
-    """What of an argument decides about tensors: not the tag of a backbone's weights, nor the kind of a list."""
-    if name == "backbone":
-        return architecture_of(value)
-    return list(value) if isinstance(value, Sequence) else value

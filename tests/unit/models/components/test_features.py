@@ -48,6 +48,20 @@ def test_stages_are_enlarged_with_aligned_corners_and_keep_the_order_asked_for()
     torch.testing.assert_close(features(images), torch.cat([enlarged, fine], dim=1))
 
 
+def test_stages_are_shrunk_with_aligned_corners_where_the_coarsest_is_asked_for() -> None:
+    features = extractor(layers=[1, 2, 3], resize_to="coarsest")
+    images = torch.rand(1, 3, 32, 64)
+    stages = features.backbone(images)
+    assert features.feature_size == (2, 4) == tuple(stages[-1].shape[-2:])
+    shrunk = [functional.interpolate(stage, size=(2, 4), mode="bilinear", align_corners=True) for stage in stages]
+    torch.testing.assert_close(features(images), torch.cat(shrunk, dim=1))
+
+
+def test_another_size_to_resize_to_is_an_error() -> None:
+    with pytest.raises(ValueError, match="resize_to must be 'finest' or 'coarsest', got 'middle'"):
+        extractor(resize_to="middle")
+
+
 def test_the_backbone_stays_frozen_and_in_evaluation_mode() -> None:
     features = extractor().train()
     images = torch.rand(2, 3, 32, 64)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from recorded import TOLERANCE, assert_close, official_state_dict
 from torch.nn import functional
 
-from anomalib_crad.models.crad.anomaly_map import feature_distance
+from anomalib_crad.models.components.scoring import feature_distance
 from anomalib_crad.models.crad.loss import CradLoss
 from anomalib_crad.models.crad.official import convert_state_dict
 from anomalib_crad.models.crad.torch_model import ContinuousMemoryReconstruction
@@ -19,8 +20,6 @@ from anomalib_crad.models.crad.torch_model import ContinuousMemoryReconstruction
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Relative to the largest recorded value.
-TOLERANCE = {"eval_init": 1e-4, "losses": 1e-3, "eval_final": 5e-3}
 RECORDINGS = {"crad_head": 0.0, "crad_head_jitter": 0.5}
 
 
@@ -32,16 +31,8 @@ def build(recorded: Mapping[str, np.ndarray], jitter_probability: float) -> Cont
         hidden_channels=16,
         jitter_probability=jitter_probability,
     )
-    official = {
-        key.removeprefix("init/"): torch.from_numpy(recorded[key]) for key in recorded if key.startswith("init/")
-    }
-    head.load_state_dict(convert_state_dict(official), strict=True)
+    head.load_state_dict(convert_state_dict(official_state_dict(recorded)), strict=True)
     return head
-
-
-def assert_close(actual: torch.Tensor | np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    difference = np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max()
-    assert difference <= tolerance
 
 
 def assert_evaluates_as(head: ContinuousMemoryReconstruction, recorded: Mapping[str, np.ndarray], when: str) -> None:

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""UniAD: a unified model for multi-class anomaly detection."""
+
+from .lightning_model import UniAD
+from .torch_model import UniADModel, UniADReconstruction
+
+__all__ = ["UniAD", "UniADModel", "UniADReconstruction"]
