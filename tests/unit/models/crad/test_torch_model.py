@@ -47,7 +47,9 @@ def test_initial_values() -> None:
     assert head.fusion.recover.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert not head.state_dict()["local_memory.coordinates.0.bias"].any()
     # Xavier: sqrt(2 / (64 * 64 + 1 * 64)), with fans of a 1 x 64 x 8 x 8 tensor.
-    assert head.local_memory.grid.values.std().item() == pytest.approx((2 / (64 * 64 + 64)) ** 0.5, rel=0.05)
+    assert head.get_parameter("local_memory.grid.values").std().item() == pytest.approx(
+        (2 / (64 * 64 + 64)) ** 0.5, rel=0.05
+    )
 
 
 @pytest.mark.parametrize(
