@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Attention: each feature is replaced by a mixture of all entries, the most similar ones first (CRAD, table 5).
+"""Attention: each feature is replaced by a mixture of all entries, weighted by their similarity (CRAD, comparison).
 
 This is scaled dot-product attention with entries that are keys and values at once, as in memory-augmented autoencoders
 (Gong et al.: "Memorizing Normality to Detect Anomaly", 2019). Feature and entry are normalised before they are

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Discrete memories, to compare continuous ones with (CRAD, table 5).
+"""Discrete memories, to compare continuous ones with (CRAD, comparison of memories).
 
 A discrete memory stores as many numbers as a :class:`.memory.ContinuousGrid` of the same size, but has nothing between
 its entries: a feature is compared with each of them and takes a weighted sum. How it is weighted is the kind of the

@@ -2,7 +2,7 @@
 
 """The kinds of memory by name, each at the same size: R * R entries, R being the resolution of the grid.
 
-``grid`` is the paper's memory; ``vector_quantization`` and ``attention`` are what its table 5 compares it with.
+``grid`` is the paper's memory; ``vector_quantization`` and ``attention`` are what it is compared with.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from .discrete_memory import DiscreteEntries, DiscreteMemory
 from .fusion import Fusion
 from .memory import JITTER_PROBABILITY, JITTER_STD, ContinuousGrid
 from .memory_kinds import MemoryKind, build_global_memory, build_local_memory
-from .refinement import refine
+from .refinement import at_least_single_precision, refine
 
 if TYPE_CHECKING:
     from anomalib_crad.models.components.features import MultiScaleFeatures
@@ -38,9 +38,9 @@ INITIAL_WEIGHT_STD = 0.01
 class ContinuousMemoryReconstruction(nn.Module):
     """Rebuild features from continuous memories of normal ones.
 
-    The last five arguments take the method apart (CRAD, tables 1 and 5). With one memory left out, the other one's
-    features fill both inputs of the fusion: the fusion keeps its width and its parameters, and what changes is the
-    memory alone.
+    The last five arguments take the method apart, as the paper's ablation and its comparison of memories do. With one
+    memory left out, the other one's features fill both inputs of the fusion: the fusion keeps its width and its
+    parameters, and what changes is the memory alone.
 
     Args:
         in_channels: Channels of the features (C).
@@ -105,7 +105,7 @@ class ContinuousMemoryReconstruction(nn.Module):
             features: B x C x H x W, of the channels and the size that the model was built for.
 
         Returns:
-            Refined features x_hat, B x C x H x W.
+            Refined features x_hat, B x C x H x W, in at least single precision.
 
         Raises:
             ValueError: If the features' shape is not the one that the model was built for.
@@ -119,7 +119,9 @@ class ContinuousMemoryReconstruction(nn.Module):
             raise ValueError(msg)
         reads = [memory(features) for memory in (self.global_memory, self.local_memory) if memory is not None]
         reconstruction = self.fusion(reads[0], reads[-1])
-        return refine(reconstruction, features) if self.refinement else reconstruction
+        if self.refinement:
+            return refine(reconstruction, features)
+        return at_least_single_precision(reconstruction)
 
     def memory_loss(self, features: torch.Tensor) -> torch.Tensor:
         """What the memories themselves add to the training loss.

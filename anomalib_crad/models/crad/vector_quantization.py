@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Vector quantisation: each feature is replaced by its nearest entry (CRAD, table 5, "VQ").
+"""Vector quantisation: each feature is replaced by its nearest entry ("VQ" in CRAD's comparison of memories).
 
 Entries are read as they are and so learn from the training loss like the cells of a grid. That alone would not keep an
 entry near the features that it stands for, so they also learn from the codebook loss of van den Oord, Vinyals,
@@ -44,10 +44,11 @@ class VectorQuantization(DiscreteEntries):
         Returns:
             Weights, shape ``(..., K)``; no gradient flows through the choice.
         """
-        entries = self.values.detach().squeeze(0)
-        # A squared distance without the query's own square, which is the same for all entries. It is averaged rather
-        # than summed: the sum over a whole feature map would not fit into half precision.
-        distances = entries.square().mean(dim=0) - 2 * (queries / self.out_dim) @ entries  # (..., K)
+        # Mean squared distances rather than sums, which over a whole feature map would not fit into half precision.
+        scale = self.out_dim**-0.5
+        entries = self.values.detach().squeeze(0) * scale
+        # The query's own square is the same for all entries.
+        distances = entries.square().sum(dim=0) - 2 * (queries * scale) @ entries  # (..., K)
         return functional.one_hot(distances.argmin(dim=-1), self.num_entries).to(queries.dtype)
 
     def loss(self, queries: torch.Tensor) -> torch.Tensor:
