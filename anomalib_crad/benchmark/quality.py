@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from anomalib.data import Batch
+    from anomalib.data import ImageBatch
     from anomalib.pre_processing import PreProcessor
     from lightning.pytorch import LightningModule, Trainer
 
@@ -122,7 +122,7 @@ class _Training(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: object,
-        batch: Batch,
+        batch: ImageBatch,
         batch_idx: int,
     ) -> None:
         del trainer, pl_module, outputs, batch_idx

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anomalib.data
 import anomalib.models
@@ -128,6 +129,39 @@ def test_every_configuration_builds_its_model_and_data(path: Path) -> None:
     cli = run_cli("train", f"--config={path}", run=False)
     assert cli.model is not None
     assert cli.datamodule is not None
+
+
+ABLATION: dict[str, dict[str, Any]] = {
+    "global_only": {"local_memory": False, "refinement": False, "jitter": False},
+    "local_only": {"global_memory": False, "refinement": False, "jitter": False},
+    "both": {"refinement": False, "jitter": False},
+    "refinement": {"jitter": False},
+    "jitter": {},
+    "local_vector_quantization": {
+        "memory": "vector_quantization",
+        "global_memory": False,
+        "refinement": False,
+        "jitter": False,
+    },
+    "local_attention": {"memory": "attention", "global_memory": False, "refinement": False, "jitter": False},
+    "global_vector_quantization": {
+        "memory": "vector_quantization",
+        "local_memory": False,
+        "refinement": False,
+        "jitter": False,
+    },
+    "global_attention": {"memory": "attention", "local_memory": False, "refinement": False, "jitter": False},
+}
+
+
+@pytest.mark.parametrize("name", ABLATION)
+def test_rows_of_the_ablation_are_the_papers_model_but_for_their_switches(name: str) -> None:
+    """A row that changed more, or less, would compare something else."""
+    base, row = f"--config={CONFIGS / 'mvtec.yaml'}", f"--config={CONFIGS / 'ablation' / name}.yaml"
+    narrow = ["--model.backbone=resnet18", "--model.num_blocks=1", "--model.hidden_channels=16"]
+    whole, taken_apart = (run_cli("train", *configs, *narrow, run=False) for configs in ((base,), (base, row)))
+    assert dict(taken_apart.model.hparams) == {**whole.model.hparams, **ABLATION[name]}
+    assert len(taken_apart.datamodule.categories) == 15
 
 
 def test_benchmark(tiny_root: Path) -> None:

@@ -145,6 +145,38 @@ def test_export_from_a_checkpoint(
         assert names == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"memory": "vector_quantization"},
+        {"memory": "attention", "local_memory": False, "refinement": False},
+    ],
+    ids=str,
+)
+def test_a_model_taken_apart_trains_and_exports(
+    datamodule: MVTec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]
+) -> None:
+    """Through ONNX to OpenVINO; training moves entries apart, so that there is something to choose from."""
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "backbone": "resnet18",
+        "layers": ["layer1"],
+        "pre_trained": False,
+        "image_size": (32, 32),
+        "num_blocks": 0,
+    }
+    crad = get_model("crad", **small, **arguments, seed=0, visualizer=False)
+    results = engine(tmp_path, max_epochs=3).train(crad, datamodule=datamodule)
+    assert np.isfinite(list(results[0].values())).all()
+    image = np.random.default_rng(1).random((80, 64, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = crad.cpu().eval()(torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0))
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    exported = OpenVINOInferencer(crad.to_openvino(tmp_path), device="CPU", config=exact).predict(image)
+    assert np.asarray(exported.pred_score).item() == pytest.approx(expected.pred_score.item(), abs=1e-4)
+    np.testing.assert_allclose(np.asarray(exported.anomaly_map).squeeze(), expected.anomaly_map.squeeze(), atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (150, 90)], ids=["trained size", "larger, not square"])
 def test_exported_models_say_what_the_checkpoint_says(
     trained: tuple[AnomalibModule, Path, Path],

@@ -9,6 +9,7 @@ and a model is ``class Model(FeatureReconstruction, AnomalibModule)``.
 
 from typing import Any
 
+import torch
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
@@ -81,6 +82,18 @@ class FeatureReconstruction(Exporting, ArchitectureCheck, TrainingDefaults):
         if stage == TrainerFn.FITTING and self.trainer.ckpt_path is None:
             self.fetch_weights()
 
+    def training_loss(self, reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """What training minimises; a model may add terms of its own.
+
+        Args:
+            reconstruction: B x C x H x W.
+            features: B x C x H x W.
+
+        Returns:
+            A scalar.
+        """
+        return self.loss(reconstruction, features)
+
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Rebuild the features of normal images.
 
@@ -93,7 +106,7 @@ class FeatureReconstruction(Exporting, ArchitectureCheck, TrainingDefaults):
         """
         del batch_idx
         reconstruction, features = self.model(batch.image)
-        loss = self.loss(reconstruction, features)
+        loss = self.training_loss(reconstruction, features)
         self.log(
             "train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(features), sync_dist=True
         )

@@ -35,11 +35,12 @@ from anomalib_crad.models.components.training import check_training_arguments
 
 from .anomaly_map import AnomalyMapGenerator
 from .loss import CradLoss
+from .memory_kinds import MemoryKind
 from .torch_model import ContinuousMemoryReconstruction, CradModel
 
 #: The paper's backbone is trained on ImageNet alone; timm's plain ``tf_efficientnet_b4`` is trained on far more images.
 BACKBONE = "tf_efficientnet_b4.aa_in1k"
-#: Arguments that a checkpoint's tensors depend on.
+#: Arguments that a checkpoint's tensors, or what is computed with them, depend on.
 ARCHITECTURE = (
     "backbone",
     "layers",
@@ -48,6 +49,10 @@ ARCHITECTURE = (
     "global_resolution",
     "num_blocks",
     "hidden_channels",
+    "memory",
+    "local_memory",
+    "global_memory",
+    "refinement",
 )
 
 
@@ -73,8 +78,18 @@ class Crad(FeatureReconstruction, AnomalibModule):
         jitter_std: Standard deviation of the noise added to local coordinates in training, where a grid spans -1 to 1.
             Defaults to ``0.05``.
         jitter_probability: Chance that a batch is jittered. Defaults to ``0.5``.
+        memory: Kind of the local and the global memory: the paper's continuous ``"grid"``, or with as many entries of
+            the same width ``"vector_quantization"`` or ``"attention"``. Defaults to ``"grid"``.
+        local_memory: Read the local memory; without it the global one's features fill its place, so that the fusion
+            stays as large. Defaults to ``True``.
+        global_memory: Read the global memory; without it the local one's features fill its place.
+            Defaults to ``True``.
+        refinement: Pass features where the reconstruction is close to them. Defaults to ``True``.
+        jitter: Jitter the coordinates of a local grid. Other kinds of memory have no coordinates, and it has no effect
+            on them. Defaults to ``True``.
         learning_rate: Learning rate of everything but the grids. Defaults to ``0.001``.
-        grid_learning_rate: Learning rate of both grids. Defaults to ``0.1``.
+        grid_learning_rate: Learning rate of both grids, or of the entries of another kind of memory.
+            Defaults to ``0.1``.
         weight_decay: AdamW's weight decay, for grids and networks. Defaults to ``0.01``.
         max_epochs: Epochs to train where the trainer does not say (``--trainer.max_epochs`` or ``max_steps`` or
             ``max_time`` win). Defaults to ``50``.
@@ -90,7 +105,7 @@ class Crad(FeatureReconstruction, AnomalibModule):
         visualizer: Visualizer, or ``True`` for anomalib's. Defaults to ``True``.
 
     Raises:
-        ValueError: If the backbone or a stage is unknown, or the image size does not fit.
+        ValueError: If the backbone or a stage is unknown, the image size does not fit, or both memories are left out.
     """
 
     architecture_arguments = ARCHITECTURE
@@ -110,6 +125,11 @@ class Crad(FeatureReconstruction, AnomalibModule):
         hidden_channels: int = 864,
         jitter_std: float = 0.05,
         jitter_probability: float = 0.5,
+        memory: MemoryKind = "grid",
+        local_memory: bool = True,
+        global_memory: bool = True,
+        refinement: bool = True,
+        jitter: bool = True,
         learning_rate: float = 0.001,
         grid_learning_rate: float = 0.1,
         weight_decay: float = 0.01,
@@ -143,6 +163,11 @@ class Crad(FeatureReconstruction, AnomalibModule):
                 hidden_channels=hidden_channels,
                 jitter_std=jitter_std,
                 jitter_probability=jitter_probability,
+                memory=memory,
+                local_memory=local_memory,
+                global_memory=global_memory,
+                refinement=refinement,
+                jitter=jitter,
             )
         if pre_processor is True:
             pre_processor = resize_and_normalise(size, feature_extractor.mean, feature_extractor.std)
@@ -160,6 +185,18 @@ class Crad(FeatureReconstruction, AnomalibModule):
         self.seed = seed
         self.model: CradModel = CradModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
         self.loss = CradLoss()
+
+    def training_loss(self, reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Add to the loss what the memories ask for themselves; a grid asks for nothing.
+
+        Args:
+            reconstruction: Refined features x_hat, B x C x H x W.
+            features: Extracted features x, B x C x H x W.
+
+        Returns:
+            A scalar.
+        """
+        return super().training_loss(reconstruction, features) + self.model.reconstruction.memory_loss(features)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a learning rate for the grids and one for the networks; both drop to a tenth at ``lr_step``."""

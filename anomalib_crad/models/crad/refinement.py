@@ -50,8 +50,14 @@ def refine(reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor
     Returns:
         Refined features x_hat, B x C x H x W, in at least single precision.
     """
-    # The difference to the features is what counts; in half precision most of it would be rounded away.
-    if features.dtype in {torch.float16, torch.bfloat16}:
-        reconstruction, features = reconstruction.float(), features.float()
+    reconstruction, features = at_least_single_precision(reconstruction), at_least_single_precision(features)
     passed = similarity(reconstruction, features)
     return passed * features + (1 - passed) * reconstruction
+
+
+def at_least_single_precision(values: torch.Tensor) -> torch.Tensor:
+    """Values of half precision in single precision, others as they are; any shape.
+
+    The difference of reconstruction and features is what counts; in half precision most of it would be rounded away.
+    """
+    return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values

@@ -21,9 +21,11 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
+from .discrete_memory import DiscreteEntries, DiscreteMemory
 from .fusion import Fusion
-from .memory import JITTER_PROBABILITY, JITTER_STD, GlobalMemory, LocalMemory
-from .refinement import refine
+from .memory import JITTER_PROBABILITY, JITTER_STD, ContinuousGrid
+from .memory_kinds import MemoryKind, build_global_memory, build_local_memory
+from .refinement import at_least_single_precision, refine
 
 if TYPE_CHECKING:
     from anomalib_crad.models.components.features import MultiScaleFeatures
@@ -36,6 +38,10 @@ INITIAL_WEIGHT_STD = 0.01
 class ContinuousMemoryReconstruction(nn.Module):
     """Rebuild features from continuous memories of normal ones.
 
+    The last five arguments take the method apart, as the paper's ablation and its comparison of memories do. With one
+    memory left out, the other one's features fill both inputs of the fusion: the fusion keeps its width and its
+    parameters, and what changes is the memory alone.
+
     Args:
         in_channels: Channels of the features (C).
         feature_size: Height and width of the features; the global memory is tied to it.
@@ -45,6 +51,16 @@ class ContinuousMemoryReconstruction(nn.Module):
         hidden_channels: Width inside these blocks. Defaults to ``864``.
         jitter_std: Standard deviation of the noise on local coordinates in training. Defaults to ``0.05``.
         jitter_probability: Chance that a batch is jittered. Defaults to ``0.5``.
+        memory: Kind of both memories: ``"grid"``, or at the same number of entries ``"vector_quantization"`` or
+            ``"attention"``. Defaults to ``"grid"``.
+        local_memory: Read the local memory. Defaults to ``True``.
+        global_memory: Read the global memory. Defaults to ``True``.
+        refinement: Refine what the fusion rebuilds. Without it the fusion's output is x_hat. Defaults to ``True``.
+        jitter: Jitter coordinates in training. Only a local grid has coordinates that are jittered: with another kind,
+            or without the local memory, it has no effect. Defaults to ``True``.
+
+    Raises:
+        ValueError: If both memories are left out, or the kind of memory is unknown.
     """
 
     def __init__(
@@ -57,11 +73,28 @@ class ContinuousMemoryReconstruction(nn.Module):
         hidden_channels: int = 864,
         jitter_std: float = JITTER_STD,
         jitter_probability: float = JITTER_PROBABILITY,
+        memory: MemoryKind = "grid",
+        local_memory: bool = True,
+        global_memory: bool = True,
+        refinement: bool = True,
+        jitter: bool = True,
     ) -> None:
         super().__init__()
+        if not local_memory and not global_memory:
+            msg = "local_memory and global_memory are both False: a model without memory has nothing to rebuild from."
+            raise ValueError(msg)
         self.feature_shape = (in_channels, feature_size[0], feature_size[1])
-        self.local_memory = LocalMemory(in_channels, local_resolution, jitter_std, jitter_probability)
-        self.global_memory = GlobalMemory(in_channels, self.feature_shape[1:], global_resolution)
+        self.refinement = refinement
+        self.local_memory = (
+            build_local_memory(memory, in_channels, local_resolution, jitter_std, jitter_probability if jitter else 0.0)
+            if local_memory
+            else None
+        )
+        self.global_memory = (
+            build_global_memory(memory, in_channels, self.feature_shape[1:], global_resolution)
+            if global_memory
+            else None
+        )
         self.fusion = Fusion(in_channels, num_blocks, hidden_channels)
         self.apply(_initialise)
 
@@ -72,7 +105,7 @@ class ContinuousMemoryReconstruction(nn.Module):
             features: B x C x H x W, of the channels and the size that the model was built for.
 
         Returns:
-            Refined features x_hat, B x C x H x W.
+            Refined features x_hat, B x C x H x W, in at least single precision.
 
         Raises:
             ValueError: If the features' shape is not the one that the model was built for.
@@ -84,11 +117,30 @@ class ContinuousMemoryReconstruction(nn.Module):
                 "image size: resize images to it, or build and train a model with another image_size."
             )
             raise ValueError(msg)
-        return refine(self.fusion(self.global_memory(features), self.local_memory(features)), features)
+        reads = [memory(features) for memory in (self.global_memory, self.local_memory) if memory is not None]
+        reconstruction = self.fusion(reads[0], reads[-1])
+        if self.refinement:
+            return refine(reconstruction, features)
+        return at_least_single_precision(reconstruction)
+
+    def memory_loss(self, features: torch.Tensor) -> torch.Tensor:
+        """What the memories themselves add to the training loss.
+
+        Args:
+            features: The features that are rebuilt, B x C x H x W.
+
+        Returns:
+            A scalar: the codebook losses of vector quantisation, 0 for the other kinds of memory.
+        """
+        loss = features.new_zeros(())
+        for memory in (self.global_memory, self.local_memory):
+            if isinstance(memory, DiscreteMemory):
+                loss = loss + memory.loss(features)
+        return loss
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by learning rate: ``grids`` (both memories' cells) and ``networks`` (everything else)."""
-        grids = [self.local_memory.grid.values, self.global_memory.grid.values]
+        """Parameters by learning rate: ``grids`` (what memories of any kind store) and ``networks`` (all others)."""
+        grids = [part.values for part in self.modules() if isinstance(part, ContinuousGrid | DiscreteEntries)]
         known = {id(grid) for grid in grids}
         return {"grids": grids, "networks": [value for value in self.parameters() if id(value) not in known]}
 

@@ -103,7 +103,7 @@ def test_help_gives_every_argument_its_meaning_and_its_default() -> None:
         assert f"Defaults to ``{shown}``" in entry[1], name
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
 def test_configurations_name_command_hardware_time_and_score(path: Path) -> None:
     header = path.read_text(encoding="utf-8").split("\n\n", maxsplit=1)[0].lower()
     assert all(word in header for word in ("command:", "hardware", "time", "score")), path.name
@@ -250,6 +250,76 @@ def test_a_checkpoint_of_another_architecture_names_the_arguments_to_give(tiny_r
         )
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"memory": "vector_quantization"},
+        {"memory": "attention"},
+        {"memory": "attention", "local_memory": False, "refinement": False},
+        {"global_memory": False, "jitter": False},
+    ],
+    ids=str,
+)
+def test_a_model_taken_apart_repeats_and_comes_back_from_its_checkpoint(
+    tiny_root: Path, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    model, same = (narrow(seed=3, **arguments) for _ in range(2))
+    fit(tiny_root, same, tmp_path / "same", max_epochs=2)
+    engine, _ = fit(tiny_root, model, tmp_path, max_epochs=2)
+    assert engine.best_model_path is not None
+    loaded = Crad.load_from_checkpoint(engine.best_model_path)
+
+    images = torch.rand(2, 3, 40, 40)
+    expected = model.eval().cpu()(images)
+    for other in (same, loaded):
+        actual = other.eval().cpu()(images)
+        assert torch.equal(actual.anomaly_map, expected.anomaly_map)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("memory", "attention"), ("local_memory", False), ("global_memory", False), ("refinement", False)],
+)
+def test_a_checkpoint_of_a_model_taken_apart_is_for_no_other(
+    tiny_root: Path, tmp_path: Path, argument: str, value: str | bool
+) -> None:
+    engine, _ = fit(tiny_root, narrow(**{argument: value}), tmp_path, max_epochs=1, limit_val_batches=0)
+    with pytest.raises(ValueError, match=rf"other {argument}\..*--model\.{argument}={value}"):
+        Engine(default_root_dir=tmp_path, accelerator="cpu").test(
+            narrow(), datamodule=datamodule(tiny_root), ckpt_path=engine.best_model_path
+        )
+
+
+def test_a_checkpoint_from_before_there_were_kinds_of_memory_loads(tiny_root: Path, tmp_path: Path) -> None:
+    model = narrow()
+    engine, _ = fit(tiny_root, model, tmp_path, max_epochs=1)
+    assert engine.best_model_path is not None
+    checkpoint = torch.load(engine.best_model_path, weights_only=True)
+    for name in ("memory", "local_memory", "global_memory", "refinement", "jitter"):
+        del checkpoint["hyper_parameters"][name]
+    old = tmp_path / "old.ckpt"
+    torch.save(checkpoint, old)
+
+    images = torch.rand(2, 3, 40, 40)
+    expected = model.eval().cpu()(images).anomaly_map
+    assert torch.equal(Crad.load_from_checkpoint(old).eval()(images).anomaly_map, expected)
+    Engine(default_root_dir=tmp_path, accelerator="cpu").test(narrow(), datamodule=datamodule(tiny_root), ckpt_path=old)
+
+
+def test_the_training_loss_holds_what_the_memory_adds(tiny_root: Path) -> None:
+    data = datamodule(tiny_root)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    batch.image = torch.nn.functional.interpolate(batch.image, size=(32, 32))
+    model = narrow(memory="vector_quantization").train()
+    model.log = lambda *_, **__: None  # type: ignore[method-assign]  # no trainer is attached
+    reconstruction, features = model.model(batch.image)
+    added = model.model.reconstruction.memory_loss(features)
+    assert added > 0
+    loss = model.training_step(batch, 0)["loss"]  # type: ignore[index]
+    torch.testing.assert_close(loss, model.loss(reconstruction, features) + added)
+
+
 def test_another_tag_of_the_backbones_weights_is_no_other_architecture(tiny_root: Path, tmp_path: Path) -> None:
     engine, _ = fit(tiny_root, narrow(), tmp_path, max_epochs=1, limit_val_batches=0)
     same = narrow(backbone="resnet18.a1_in1k", layers=("layer1", "layer2"))
@@ -359,6 +429,8 @@ def test_lists_of_omegaconf_become_plain_ones() -> None:
         ({"jitter_probability": 2.0}, "jitter_probability in"),
         ({"num_blocks": -1}, "num_blocks must be >= 0"),
         ({"local_resolution": 0}, "must be at least 1, got 0"),
+        ({"memory": "bank"}, "memory must be one of grid, vector_quantization, attention, got 'bank'"),
+        ({"local_memory": False, "global_memory": False}, "local_memory and global_memory are both False"),
     ],
     ids=str,
 )
