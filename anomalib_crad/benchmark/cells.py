@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 CELL_NAME = "cell.json"
 RESULT_NAME = "result.json"
 RUNTIMES = ("PyTorch", "OpenVINO")
+#: Why a ``cost`` cell has no result where its source has none; the source's own reason follows.
+NO_MODEL = "there is no trained model to measure"
 Kind = Literal["quality", "cost"]
 
 
@@ -141,6 +145,17 @@ def _cost(plan: Plan, source: Cell, runtime: str) -> Cell:
 
 def _file_name(text: str) -> str:
     return "".join(character if character.isalnum() or character in "_." else "_" for character in text)
+
+
+def outcome(result: dict[str, Any], began: float) -> dict[str, Any]:
+    """Return a result together with what it took and when.
+
+    Args:
+        result: What was measured, or the error.
+        began: ``time.monotonic()`` at the start.
+    """
+    finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {**result, "seconds": round(time.monotonic() - began, 3), "finished": finished}
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

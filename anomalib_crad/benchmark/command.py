@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +43,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
 
     from anomalib_crad.benchmark.plan import read_plan
     from anomalib_crad.benchmark.runner import run_benchmark
+    from anomalib_crad.benchmark.summary import failures, summary_table
 
     console = Console()
     output = known.output or Path("results") / "benchmark" / known.config.stem
@@ -55,8 +55,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
     except KeyboardInterrupt:
         console.print(f"Stopped. The same command goes on from here; tables so far: {output}", soft_wrap=True)
         return 130
-    console.print(Markdown((output / "tables.md").read_text(encoding="utf-8")))
-    console.print(f"Tables, CSV, JSON and plots: {output}", soft_wrap=True)
+    console.print(summary_table(plan, results))
+    for title in failures(results):
+        console.print(f"Not run: {title}", soft_wrap=True)
+    console.print(f"All metrics (tables.md, CSV, JSON) and plots: {output}", soft_wrap=True)
     ran = [result for _, result in results if result is not None]
     return 0 if any("error" not in result for result in ran) else 1
 

@@ -25,8 +25,8 @@ from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback
 from timm.models import PretrainedCfg
 
+from anomalib_crad.benchmark.common_score import CommonScoreEvaluator
 from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
-from anomalib_crad.benchmark.scoring import CommonScoreEvaluator
 from anomalib_crad.metrics.results import plain
 from anomalib_crad.models.components.image_size import resize_and_normalise
 

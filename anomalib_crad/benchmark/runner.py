@@ -16,7 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from anomalib_crad.benchmark.cells import CELL_NAME, Cell, cells_of, read_result, write_result
+from anomalib_crad.benchmark.cells import CELL_NAME, Cell, cells_of, outcome, read_result, write_result
 from anomalib_crad.benchmark.report import write_reports
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _run(cell: Cell, folder: Path, minutes: float | None) -> dict[str, Any]:
             reason = f"stopped after {minutes:g} minutes (minutes_per_cell)"
     result = read_result(folder)
     if result is None:
-        result = {"error": reason, "seconds": round(time.monotonic() - began, 3), "last_lines": _last_lines(folder)}
+        result = outcome({"error": reason, "last_lines": _last_lines(folder)}, began)
         write_result(folder, result)
     shutil.rmtree(folder / "engine", ignore_errors=True)  # checkpoints, of which the export has all that is used
     return result

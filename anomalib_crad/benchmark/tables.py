@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from anomalib_crad.benchmark.cells import NO_MODEL
 from anomalib_crad.benchmark.frames import COMMON, MEAN, POOLED
 from anomalib_crad.metrics.category import METRIC_NAMES
 
@@ -123,6 +124,7 @@ def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
                 f"{row['latency_ms_p90']:.1f}",
                 _number(row["images_per_second"], "{:.1f}"),
                 f"{row['peak_memory_bytes'] / _MEBIBYTE:.0f}",
+                f"{(row['peak_memory_bytes'] - row['memory_before_loading_bytes']) / _MEBIBYTE:.0f}",
                 f"{row['size_on_disk_bytes'] / _MEBIBYTE:.1f}",
                 _number(row["parameters"], "{:.2f}", 1e6),
                 _number(row["stored_values"], "{:.2f}", 1e6),
@@ -137,7 +139,8 @@ def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
         "latency ms, median",
         "p90",
         f"images/s at batch {int(batch.iloc[0])}" if len(batch) else "images/s",
-        "peak MiB",
+        "peak MiB of the process",
+        "of it the model's",
         "MiB on disk",
         "M parameters",
         "M stored values",
@@ -156,7 +159,7 @@ def failure_list(quality: pd.DataFrame, cost: pd.DataFrame) -> str:
     failed = pd.concat([quality, cost])
     failed = failed[failed["error"].notna()]
     # A model that was not trained cannot be measured either, and need not be named twice.
-    failed = failed[~failed["error"].str.contains("no trained model to measure")]
+    failed = failed[~failed["error"].str.contains(NO_MODEL)]
     lines: dict[str, list[str]] = {}
     for row in failed.to_dict("records"):
         where = str(row["dataset"]) + ("" if pd.isna(row.get("runtime")) else f" in {row['runtime']}")

@@ -12,11 +12,10 @@ import logging
 import sys
 import time
 import warnings
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from anomalib_crad.benchmark.cells import CELL_NAME, Cell, read_result, write_result
+from anomalib_crad.benchmark.cells import CELL_NAME, NO_MODEL, Cell, outcome, read_result, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +36,7 @@ def main(folder: Path) -> None:
 
         logger.exception("%s", cell.title)
         result = {"error": describe_error(error)}
-    finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_result(folder, {**result, "seconds": round(time.monotonic() - began, 3), "finished": finished})
+    write_result(folder, outcome(result, began))
 
 
 def _run(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def _exported(source: Path, runtime: str) -> Path:
     result = read_result(source)
     if result is None or "error" in result:
         reason = "it has not finished" if result is None else result["error"]
-        msg = f"there is no trained model to measure: {reason}"
+        msg = f"{NO_MODEL}: {reason}"
         raise RuntimeError(msg)
     export = result["exports"][runtime]
     if "error" in export:

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A plan is read whole and checked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anomalib.data
+import anomalib.models
+import pytest
+import yaml
+
+from anomalib_crad.benchmark.plan import CostPlan, read_plan
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+SMALLEST: dict[str, Any] = {
+    "datasets": {"products": {"class_path": "MVTec"}},
+    "models": {"Crad": {"class_path": "Crad", "image_score": "largest mean"}},
+}
+
+
+def read(tmp_path: Path, content: object) -> Any:  # noqa: ANN401
+    path = tmp_path / "plan.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return read_plan(path)
+
+
+def test_the_smallest_plan_has_the_documented_defaults(tmp_path: Path) -> None:
+    plan = read(tmp_path, SMALLEST)
+    assert plan.seeds == (0,)
+    assert plan.image_size == (224, 224)
+    assert plan.cost == CostPlan(threads=None, warm_up=5, runs=30, batch_runs=5, batch_size=16)
+    assert plan.models["Crad"].epochs_on("products") is None
+    assert plan.seeds_of("Crad") == (0,)
+
+
+def test_epochs_and_seeds_may_be_a_models_own(tmp_path: Path) -> None:
+    model = {**SMALLEST["models"]["Crad"], "max_epochs": {"products": 7}, "seeds": [5]}
+    plan = read(tmp_path, {**SMALLEST, "models": {"Crad": model}, "seeds": [0, 1], "cost": None})
+    assert plan.models["Crad"].epochs_on("products") == 7
+    assert plan.seeds_of("Crad") == (5,)
+    assert plan.cost is None
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("benchmark*.yaml")), ids=lambda path: path.name)
+def test_configurations_name_models_and_datamodules_that_exist(path: Path) -> None:
+    plan = read_plan(path)
+    for model in plan.models.values():
+        assert hasattr(anomalib.models, model.class_path)
+    for dataset in plan.datasets.values():
+        assert hasattr(anomalib.data, dataset.class_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"datasets": {}}, "datasets is empty"),
+        ({"models": {"Crad": {"class_path": "Crad"}}}, "models: Crad: image_score must be given"),
+        (
+            {"models": {"Crad": {**SMALLEST["models"]["Crad"], "epoch": 3}}},
+            "models: Crad: unknown epoch; known are class_path",
+        ),
+        ({"models": {"Crad": "Crad"}}, "models: Crad must be a mapping of names to values, got str"),
+        ({"seed": [0]}, "a plan: unknown seed; known are datasets"),
+        ({"seeds": []}, "seeds must be whole numbers from 0, at least one, got"),
+        (
+            {"models": {"Crad": {**SMALLEST["models"]["Crad"], "seeds": [-1]}}},
+            r"models: Crad: seeds must be whole numbers from 0, at least one, got \[-1\]",
+        ),
+        ({"image_size": [224]}, r"image_size must be height and width in pixels, got \[224\]"),
+        ({"categories_of": "nuts"}, r"categories_of must be one of the datasets \(products\), got 'nuts'"),
+        ({"cost": {"run": 3}}, "cost: unknown run; known are threads"),
+        (
+            {"models": {"Crad": {**SMALLEST["models"]["Crad"], "max_epochs": {"nuts": 3}}}},
+            "models: Crad: max_epochs names nuts; datasets are products",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"plan.yaml': {message}"):
+        read(tmp_path, {**SMALLEST, **changes})
+
+
+def test_a_file_that_is_not_there_or_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no configuration '.*nothing\.yaml'"):
+        read_plan(tmp_path / "nothing.yaml")
+    with pytest.raises(ValueError, match="is not valid YAML"):
+        read(tmp_path, "datasets: [")

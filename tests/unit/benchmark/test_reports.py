@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tables and plots from results: what they show, and that they leave out what is not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from anomalib_crad.benchmark.cells import NO_MODEL, cells_of
+from anomalib_crad.benchmark.frames import COST_COLUMNS, QUALITY_COLUMNS, cost_frame, quality_frame
+from anomalib_crad.benchmark.report import write_reports
+from anomalib_crad.benchmark.summary import failures, summary_table
+from anomalib_crad.benchmark.tables import category_table, cost_table, failure_list, quality_table
+from tests.unit.benchmark import made_up_results as made_up
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anomalib_crad.benchmark.frames import Results
+
+
+@pytest.fixture
+def results() -> Results:
+    """Crad is better with one seed than with the other."""
+    auroc = {("Crad", 0): 0.92, ("Crad", 1): 0.88}
+    return [(cell, made_up.result(cell, auroc.get((cell.model, cell.seed), 0.7))) for cell in cells_of(made_up.plan())]
+
+
+def test_a_row_for_each_category_mean_and_pooled(results: Results) -> None:
+    frame = quality_frame(made_up.plan(), results)
+    assert list(frame.columns) == QUALITY_COLUMNS
+    whole = frame[(frame["model"] == "Crad") & (frame["seed"] == 0)].set_index("category")
+    assert list(whole.index) == ["cap", "nut", "mean", "pooled"]
+    assert whole["image_AUROC"].tolist() == pytest.approx([0.92, 0.92, 0.92, 0.87])
+    assert whole["common_image_AUROC"]["mean"] == pytest.approx(0.82)
+    assert whole["image_score"]["mean"] == "largest mean"
+    assert '"class_path": "Crad"' in whole["settings"]["mean"]
+
+
+def test_costs_are_flat(results: Results) -> None:
+    frame = cost_frame(results)
+    assert list(frame.columns) == COST_COLUMNS
+    assert frame["latency_ms_median"].eq(12.5).all()
+    assert frame["categories"].dropna().tolist() == [1, 1]
+
+
+def test_seeds_are_shown_as_mean_and_distance(results: Results) -> None:
+    plan = made_up.plan()
+    table = quality_table(plan, quality_frame(plan, results), "products")
+    crad = next(line for line in table.splitlines() if line.startswith("| Crad"))
+    assert "| 0.900 ± 0.020 |" in crad
+    assert "| 0.800 ± 0.020 |" in crad  # the common pooling
+    assert crad.endswith("| 3 | 30 | 3.0 | 700 | 2 |")
+    by_category = category_table(plan, quality_frame(plan, results), "products", "image_AUROC")
+    assert by_category.splitlines()[0] == "| image AUROC | cap | nut | mean |"
+
+
+def test_costs_are_shown_in_units_that_people_use(results: Results) -> None:
+    table = cost_table(made_up.plan(), cost_frame(results), "products")
+    assert "| Crad | PyTorch | 12.5 | 14.0 | 100.0 | 500 | 100 | 3.0 | 2.00 | 3.00 | 4.00 |" in table
+    assert "Threads: 2." in table
+
+
+def test_what_failed_is_named_once_with_its_reason(results: Results) -> None:
+    def fail(cell: Any, result: Any) -> Any:  # noqa: ANN401
+        if cell.model != "PatchCore":
+            return result
+        return made_up.failure(f"{NO_MODEL}: ValueError: no such thing" if cell.kind == "cost" else "ValueError: x")
+
+    failed = [(cell, fail(cell, result)) for cell, result in results]
+    plan = made_up.plan()
+    quality, cost = quality_frame(plan, failed), cost_frame(failed)
+    assert failure_list(quality, cost) == "- PatchCore: ValueError: x (products)"
+    assert "PatchCore" not in quality_table(plan, quality, "products")
+    assert len(failures(failed)) == 3
+    assert failures(failed)[0] == "PatchCore on products, seed 0: quality: ValueError: x"
+
+
+def test_the_summary_fits_a_terminal(results: Results) -> None:
+    console = Console(width=80, record=True)
+    console.print(summary_table(made_up.plan(), results))
+    text = console.export_text()
+    assert "0.900" in text
+    assert "12.5" in text
+    assert "…" not in text
+
+
+def test_reports_of_a_run_that_has_not_begun_are_empty_but_there(tmp_path: Path) -> None:
+    write_reports(made_up.plan(), [(cell, None) for cell in cells_of(made_up.plan())], tmp_path)
+    assert pd.read_csv(tmp_path / "quality.csv").empty
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_plots_are_pictures(results: Results, tmp_path: Path) -> None:
+    write_reports(made_up.plan(), results, tmp_path)
+    names = {path.name for path in tmp_path.glob("*.png")}
+    assert names == {
+        "cost_against_categories.png",
+        "products_image_AUROC.png",
+        "products_pixel_AUROC.png",
+        "products_metric_against_latency.png",
+    }
+    for name in names:
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 300
+            assert len(picture.convert("RGB").getcolors(1_000_000)) > 3  # type: ignore[arg-type]  # more than axes
