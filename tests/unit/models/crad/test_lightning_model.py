@@ -1,112 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What anomalib's engine and command line meet: defaults, epochs, learning rates, clipping, seeds, checkpoints."""
+"""Crad in training: epochs, learning rates, clipping, checkpoints, components, bad arguments."""
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import timm
 import torch
-import yaml
 from anomalib.engine import Engine
-from anomalib.models import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.callbacks import Callback
-from omegaconf import OmegaConf
+from made_up_models import Recorder, datamodule, fit
+from made_up_models import narrow_crad as narrow
 from torchvision.transforms.v2 import Resize
 
-from anomalib_crad import Crad, MVTec
+from anomalib_crad import Crad
 from anomalib_crad.metrics import CategoryEvaluator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lightning.pytorch import LightningModule, Trainer
-
-CONFIGS = Path(__file__).parents[4] / "configs"
-
-
-def narrow(**arguments: Any) -> Crad:  # noqa: ANN401
-    """A model that trains in seconds: random features, 8 x 8 positions."""
-    options: dict[str, Any] = {
-        "backbone": "resnet18",
-        "layers": ["layer1", "layer2"],
-        "pre_trained": False,
-        "image_size": (32, 32),
-        "num_blocks": 1,
-        "hidden_channels": 8,
-        "visualizer": False,
-        **arguments,
-    }
-    return Crad(**options)
-
-
-def datamodule(root: Path, **arguments: Any) -> MVTec:  # noqa: ANN401
-    options = {"category": ["blue", "green"], "train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
-    return MVTec(root=root, **{**options, **arguments})
-
-
-class Recorder(Callback):
-    """Learning rates of each epoch, and the gradient's norm after clipping."""
-
-    def __init__(self) -> None:
-        self.rates: list[dict[str, float]] = []
-        self.norms: list[float] = []
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.rates.append({group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups})
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
-        # Clipping comes after this hook, and is asked for here as the trainer will ask.
-        pl_module.configure_gradient_clipping(trainer.optimizers[0], trainer.gradient_clip_val, None)
-        gradients = [value.grad.norm() for value in pl_module.parameters() if value.grad is not None]
-        self.norms.append(torch.stack(gradients).norm().item())
-
-
-def fit(root: Path, model: Crad, tmp_path: Path, **trainer: Any) -> tuple[Engine, Recorder]:  # noqa: ANN401
-    recorder = Recorder()
-    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", callbacks=[recorder], **trainer)
-    engine.fit(model, datamodule=datamodule(root))
-    return engine, recorder
-
-
-def defaults() -> dict[str, Any]:
-    parameters = inspect.signature(Crad).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters}
-
-
-def test_it_is_a_direct_subclass_since_anomalib_lists_no_others() -> None:
-    assert AnomalibModule in Crad.__bases__
-
-
-def test_defaults_are_those_of_the_papers_configuration() -> None:
-    written = yaml.safe_load((CONFIGS / "mvtec.yaml").read_text(encoding="utf-8"))["model"]["init_args"]
-    ours = defaults()
-    for name, value in written.items():
-        default = (224, 224) if name == "image_size" else ours[name]
-        assert (list(default) if isinstance(default, tuple) else default) == value, name
-    components = {"pre_processor", "post_processor", "evaluator", "visualizer"}
-    assert set(written) == set(ours) - components
-
-
-def test_help_gives_every_argument_its_meaning_and_its_default() -> None:
-    text = inspect.getdoc(Crad)
-    assert text is not None
-    for name, default in defaults().items():
-        entry = re.search(rf"^ {{4}}{name}: (.*?)(?=^ {{4}}\w|^\w)", text, re.DOTALL | re.MULTILINE)
-        assert entry, f"{name} has no entry"
-        shown = f'"{default}"' if isinstance(default, str) else str(default)
-        assert f"Defaults to ``{shown}``" in entry[1], name
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
-def test_configurations_name_command_hardware_time_and_score(path: Path) -> None:
-    header = path.read_text(encoding="utf-8").split("\n\n", maxsplit=1)[0].lower()
-    assert all(word in header for word in ("command:", "hardware", "time", "score")), path.name
 
 
 @pytest.mark.parametrize(
@@ -169,75 +86,12 @@ def test_loss_learning_rates_and_validation_metrics_are_logged(tiny_root: Path, 
     assert "train_loss_epoch" in engine.trainer.progress_bar_metrics
 
 
-def test_the_same_seed_gives_the_same_model_and_another_one_another(tiny_root: Path, tmp_path: Path) -> None:
-    def trained(seed: int) -> torch.Tensor:
-        torch.rand(seed + 1)  # what was drawn before must not matter
-        model = narrow(seed=seed)
-        fit(tiny_root, model, tmp_path, max_epochs=2, limit_val_batches=0)
-        return torch.cat([value.detach().flatten() for value in model.parameters()])
-
-    first = trained(1)
-    assert torch.equal(trained(1), first)
-    assert not torch.equal(trained(2), first)
-
-
-def test_building_with_a_seed_leaves_other_random_numbers_alone() -> None:
-    before = torch.get_rng_state()
-    narrow(seed=9)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("check_val_every_n_epoch", [1, 2])
-def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(
-    tiny_root: Path, tmp_path: Path, check_val_every_n_epoch: int
-) -> None:
-    def trained(max_epochs: int, checkpoint: str | None = None) -> tuple[Engine, dict[str, torch.Tensor]]:
-        torch.rand(max_epochs)  # another process has drawn other random numbers
-        model = narrow(seed=4)
-        engine = Engine(
-            default_root_dir=tmp_path,
-            accelerator="cpu",
-            max_epochs=max_epochs,
-            check_val_every_n_epoch=check_val_every_n_epoch,
-        )
-        engine.fit(model, datamodule=datamodule(tiny_root), ckpt_path=checkpoint)
-        return engine, model.model.state_dict()
-
-    _, whole = trained(4)
-    half, _ = trained(2)
-    again, resumed = trained(4, checkpoint=half.best_model_path)
-
-    assert again.trainer.current_epoch == 4
-    for name, expected in whole.items():
-        assert torch.equal(resumed[name], expected), name
-
-
 def test_a_resumed_training_takes_its_learning_rates_from_its_own_arguments(tiny_root: Path, tmp_path: Path) -> None:
     first, _ = fit(tiny_root, narrow(), tmp_path, max_epochs=1)
     recorder = Recorder()
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=2, callbacks=[recorder])
     engine.fit(narrow(learning_rate=0.5), datamodule=datamodule(tiny_root), ckpt_path=first.best_model_path)
     assert recorder.rates[0]["networks"] == pytest.approx(0.5)
-
-
-def test_a_checkpoint_holds_what_a_prediction_needs(tiny_root: Path, tmp_path: Path) -> None:
-    """Another machine has neither the weights' file nor a hub, and gets the same prediction."""
-    weights = tmp_path / "weights.pth"
-    torch.manual_seed(0)
-    torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), weights)
-    model = narrow(pre_trained=True, weights=weights)
-    engine, _ = fit(tiny_root, model, tmp_path, max_epochs=1)
-    weights.unlink()
-
-    assert engine.best_model_path is not None
-    loaded = Crad.load_from_checkpoint(engine.best_model_path)
-
-    images = torch.rand(2, 3, 50, 60)
-    expected, actual = model.eval().cpu()(images), loaded.eval()(images)
-    torch.testing.assert_close(actual.pred_score, expected.pred_score)
-    torch.testing.assert_close(actual.anomaly_map, expected.anomaly_map)
-    assert loaded.hparams["weights"] == str(weights)
-    assert loaded.hparams["layers"] == ["layer1", "layer2"]
 
 
 def test_a_checkpoint_of_another_architecture_names_the_arguments_to_give(tiny_root: Path, tmp_path: Path) -> None:
@@ -402,14 +256,6 @@ def test_components_are_ours_or_the_users() -> None:
     assert other.model.reconstruction.feature_shape == (192, 16, 24)
     assert other.evaluator is None
     assert Crad.configure_pre_processor((40, 48))(torch.rand(1, 3, 9, 9)).shape[-2:] == (40, 48)
-
-
-def test_lists_of_omegaconf_become_plain_ones() -> None:
-    """They would make a checkpoint that anomalib cannot load."""
-    config = OmegaConf.create({"layers": ["layer1"], "image_size": [32, 64]})
-    model = narrow(layers=config.layers, image_size=config.image_size)
-    assert type(model.hparams["layers"]) is list
-    assert type(model.hparams["image_size"]) is list
 
 
 @pytest.mark.parametrize(
