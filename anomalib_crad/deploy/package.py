@@ -118,7 +118,7 @@ def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
         folder: The folder, complete but for this file and the README, which may be edited later.
         metadata: Plain data; the entries ``format``, ``files`` and ``sha256`` are added.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != README)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in {README, METADATA})
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
     content = {"format": FORMAT, **metadata, "files": hashes}
     text = json.dumps({**content, _OWN_HASH: _content_hash(content)}, indent=2, allow_nan=False, ensure_ascii=False)

@@ -86,7 +86,7 @@ def stream_folder(
     Raises:
         FileNotFoundError: If ``images`` does not exist.
         OSError: If ``output`` cannot be written.
-        ValueError: If there are no images, or ``overlays`` is none of the three.
+        ValueError: If there are no images, ``output`` is among them, or ``overlays`` is none of the three.
     """
     if overlays not in get_args(Overlays):
         msg = f"overlays must be one of {', '.join(get_args(Overlays))}, got {overlays!r}."
@@ -95,6 +95,9 @@ def stream_folder(
     if not images.exists():
         msg = f"images: there is no file or folder '{images}'."
         raise FileNotFoundError(msg)
+    if images.is_dir() and output.resolve().is_relative_to(images.resolve()):
+        msg = f"output '{output}' lies in images '{images}': its pictures would be images of the next run. Move it out."
+        raise ValueError(msg)
     paths = get_image_filenames(images)
     root = images if images.is_dir() else images.parent
     summary = StreamSummary()

@@ -3,9 +3,9 @@
 """Images in, predictions out, in the same order, while the next ones are being read and computed.
 
 A thread reads images and starts requests; the caller takes them back in order of their start, and so gets each result
-as soon as it is there, even where the next image is late. Requests are OpenVINO's asynchronous ones, kept in a ring
-here: its ``AsyncInferQueue`` never reports an image whose inference failed and refuses all that follow. The number of
-requests bounds the memory: a caller that is slow holds up the reading.
+as soon as it is there, even where the next image is late. The number of requests bounds the memory: a caller that is
+slow holds up the reading. Requests are OpenVINO's asynchronous ones, handed round here and not by its
+``AsyncInferQueue``, which says nothing of an image whose inference fails: whoever waits for that image waits for ever.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def stream(model: EdgeModel, frames: Iterable[Frame]) -> Iterator[StreamResult]:
         A result for each image, in order.
 
     Raises:
+        RuntimeError: If OpenVINO fails; images that can be read do not cause that by themselves.
         Exception: What ``frames`` itself raises.
     """
     feeder = _Feeder(model, frames)
@@ -150,7 +151,9 @@ def _finish(model: EdgeModel, entry: _Started) -> StreamResult:
     try:
         entry.request.wait()
     except RuntimeError as error:
-        return StreamResult(entry.index, entry.name, entry.image, error=_text(error))
+        # Not skipped: after a failure OpenVINO's streams go on failing with images that are as they should be.
+        msg = f"OpenVINO failed on '{entry.name}' ({entry.image.shape[0]} x {entry.image.shape[1]}): {_text(error)}"
+        raise RuntimeError(msg) from error
     prediction = model.to_prediction(entry.request, entry.name)
     return StreamResult(entry.index, entry.name, entry.image, prediction)
 
