@@ -24,7 +24,7 @@ import torch
 from anomalib.cli.cli import AnomalibCLI
 from PIL import Image
 
-from anomalib_crad.deploy import EdgeModel, EdgePackage, commands
+from anomalib_crad.deploy import EdgeModel, EdgePackage, package_command, verify_command
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -71,7 +71,7 @@ def checkpoint(data_arguments: list[str], tmp_path_factory: pytest.TempPathFacto
 def package(checkpoint: Path, data_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> EdgePackage:
     folder = tmp_path_factory.mktemp("packages") / "tiny"
     arguments = ["--ckpt_path", str(checkpoint), "--output", str(folder), "--compression_type=FP16"]
-    assert commands.package([*arguments, *data_arguments]) == 0
+    assert package_command.main([*arguments, *data_arguments]) == 0
     return EdgePackage.open(folder)
 
 
@@ -113,13 +113,13 @@ def test_checkpoints_that_do_not_fit_are_plain_errors(
     torch.save({**content, "hyper_parameters": {"backbone": "resnet18", "layers": ["layer1"]}}, foreign)
     sample = tiny_root / "blue" / "test" / "good" / "000.png"
     with pytest.raises(SystemExit, match="2"):
-        commands.package(["--ckpt_path", str(foreign), "--output", str(tmp_path / "out"), "--sample", str(sample)])
+        package_command.main(["--ckpt_path", str(foreign), "--output", str(tmp_path / "out"), "--sample", str(sample)])
     assert "is no checkpoint of Crad" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_verify_and_stream_as_typed(package: EdgePackage, images: list[Path], tmp_path: Path) -> None:
-    assert commands.verify([str(package.folder)]) == 0
+    assert verify_command.main([str(package.folder)]) == 0
     arguments = [str(package.folder), "--images", str(images[0].parent), "--output", str(tmp_path)]
     assert f"{len(images)} images" in _run(sys.executable, "-m", "anomalib_crad", "stream", *arguments)
     table = pd.read_csv(tmp_path / "results.csv")

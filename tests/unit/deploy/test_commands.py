@@ -10,25 +10,27 @@ import pandas as pd
 import pytest
 from made_up_packages import make_package, save_image
 
-from anomalib_crad.deploy import commands
+from anomalib_crad.deploy import package_command, stream_command, verify_command
 from anomalib_crad.deploy.package import write_metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+COMMANDS = {"package": package_command, "stream": stream_command, "verify": verify_command}
+
 
 def test_verify_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = make_package(tmp_path / "package")
-    assert commands.verify([str(package.folder)]) == 0
+    assert verify_command.main([str(package.folder)]) == 0
     assert "it agrees" in capsys.readouterr().out
 
     write_metadata(package.folder, {**package.metadata, "sample": {**package.metadata["sample"], "score": 0.7}})
-    assert commands.verify([str(package.folder)]) == 1
+    assert verify_command.main([str(package.folder)]) == 1
     assert "it does NOT agree" in capsys.readouterr().out
 
     package.sample.path.unlink()
     with pytest.raises(SystemExit, match="2"):
-        commands.verify([str(package.folder)])
+        verify_command.main([str(package.folder)])
     assert "is incomplete: it lacks sample.png" in capsys.readouterr().err
 
 
@@ -37,12 +39,12 @@ def test_stream_writes_results_and_says_what_it_skipped(tmp_path: Path, capsys: 
     images, output = tmp_path / "images", tmp_path / "out"
     save_image(images / "a.png", 102)
     arguments = [package, "--images", str(images), "--output", str(output), "--overlays", "none"]
-    assert commands.stream(arguments) == 0
+    assert stream_command.main(arguments) == 0
     assert "1 images, 0 anomalous, 0 skipped" in capsys.readouterr().out
     assert not (output / "overlays").exists()
 
     (images / "b.png").write_text("no image")
-    assert commands.stream([*arguments, "--category", "dark"]) == 0
+    assert stream_command.main([*arguments, "--category", "dark"]) == 0
     shown = capsys.readouterr()
     assert "1 images, 1 anomalous, 1 skipped" in shown.out
     assert "WARNING" in shown.err
@@ -50,7 +52,7 @@ def test_stream_writes_results_and_says_what_it_skipped(tmp_path: Path, capsys: 
     assert pd.read_csv(output / "results.csv")["label"][0] == "anomalous"
 
     (images / "a.png").unlink()
-    assert commands.stream(arguments) == 1
+    assert stream_command.main(arguments) == 1
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,6 @@ def test_plain_errors(
     folder = make_package(tmp_path / "package").folder
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match="2"):
-        getattr(commands, command)([argument.format(package=folder) for argument in arguments])
+        COMMANDS[command].main([argument.format(package=folder) for argument in arguments])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
