@@ -47,12 +47,14 @@ class ExpectedSample:
         score: Image score of the exported model where the package was made.
         label: Whether it is called anomalous.
         tolerance: Largest difference from ``score`` on another device or version.
+        limit: Score above which an image is anomalous.
     """
 
     path: Path
     score: float
     label: bool
     tolerance: float
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,13 @@ class EdgePackage:
     def sample(self) -> ExpectedSample:
         """The sample image and what the model must say of it."""
         sample = self.metadata["sample"]
-        path = self.folder / sample["file"]
-        return ExpectedSample(path, float(sample["score"]), bool(sample["label"]), float(sample["tolerance"]))
+        return ExpectedSample(
+            path=self.folder / sample["file"],
+            score=float(sample["score"]),
+            label=bool(sample["label"]),
+            tolerance=float(sample["tolerance"]),
+            limit=1 - self.thresholds.image_sensitivity,
+        )
 
     @property
     def thresholds(self) -> ExportedThresholds:

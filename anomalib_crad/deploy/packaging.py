@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.deploy import CompressionType
+from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_crad.deploy.checkpoint import found_thresholds
 from anomalib_crad.deploy.edge_model import OUTPUTS, EdgeModel, import_openvino, missing_extra
@@ -144,18 +145,20 @@ def _metadata(origin: _Origin, whole: Path, categories: Sequence[str]) -> dict[s
         "input": "images x 3 x height x width of any size, red, green, blue, from 0 to 1",
         "outputs": OUTPUTS,
         "weights_sha256": file_hash(whole / WEIGHTS),
-        "checkpoint": _describe_checkpoint(origin.checkpoint),
+        "checkpoint": _describe_checkpoint(origin),
         "training": model,
         "versions": describe_versions(("openvino", "onnx", "nncf")),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     })
 
 
-def _describe_checkpoint(path: Path | None) -> dict[str, Any] | None:
+def _describe_checkpoint(origin: _Origin) -> dict[str, Any] | None:
     """Note down which checkpoint it was and how long it was trained; a model's arguments say how long it could be."""
+    path = origin.checkpoint
     if path is None:
         return None
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with anomalib_safe_globals(extra=origin.model.checkpoint_safe_globals()):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     progress = {"epochs": content["epoch"] + 1, "steps": content["global_step"]}
     return {"file": path.name, "sha256": file_hash(path), **progress}
 

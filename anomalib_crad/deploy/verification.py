@@ -31,9 +31,13 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
-        """Whether score and label are as expected; a score that is not a number is not."""
-        difference = abs(self.found.score - self.expected.score)
-        return difference <= self.expected.tolerance and self.found.label == self.expected.label
+        """Whether score and label are as expected; a score that is not a number is not.
+
+        The label of a sample so close to the threshold that the tolerance spans it may change sides.
+        """
+        expected, found = self.expected, self.found
+        same_label = found.label == expected.label or abs(expected.score - expected.limit) <= expected.tolerance
+        return abs(found.score - expected.score) <= expected.tolerance and same_label
 
     def __str__(self) -> str:
         """One sentence for a person."""

@@ -13,6 +13,7 @@ import pytest
 from made_up_packages import make_package, pixels, save_image
 
 from anomalib_crad.deploy import EdgeModel, Verification, verify_package
+from anomalib_crad.prediction import Prediction
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +70,13 @@ def test_a_sample_that_agrees_and_one_that_does_not(tmp_path: Path) -> None:
     assert "it does NOT agree" in str(other)
     unknown = Verification(verification.expected, replace(verification.found, score=float("nan")))
     assert not unknown.agrees
+
+
+@pytest.mark.parametrize(("score", "agrees"), [(0.5004, True), (0.502, False)])
+def test_only_a_sample_at_the_threshold_may_change_sides(package: EdgePackage, score: float, agrees: bool) -> None:
+    expected = replace(package.sample, score=score, label=True)
+    found = Prediction("", score - 0.0009, label=False, anomaly_map=np.zeros((1, 1)))
+    assert Verification(expected, found).agrees == agrees
 
 
 def test_without_openvino_the_extra_is_named(package: EdgePackage, monkeypatch: pytest.MonkeyPatch) -> None:
