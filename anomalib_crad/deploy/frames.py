@@ -53,4 +53,5 @@ def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"{pixels.shape}."
         )
         raise ValueError(msg)
-    return np.ascontiguousarray(pixels if colour else np.repeat(pixels[..., None], 3, axis=2))
+    # A copy, since cameras write the next image into the same memory.
+    return np.array(pixels if colour else np.repeat(pixels[..., None], 3, axis=2), order="C")

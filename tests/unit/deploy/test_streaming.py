@@ -90,6 +90,18 @@ def test_reading_waits_for_a_slow_caller(model: EdgeModel) -> None:
     assert max(ahead) <= requests + 2
 
 
+def test_a_camera_may_use_its_memory_again(model: EdgeModel) -> None:
+    def camera() -> Iterator[np.ndarray]:
+        memory = pixels(0)
+        for i in range(30):
+            memory[:] = i
+            yield memory
+
+    for result in stream(model, camera()):
+        assert result.image is not None
+        assert (result.image == result.index).all()
+
+
 def test_an_error_of_the_camera_is_the_callers(model: EdgeModel) -> None:
     def camera() -> Iterator[np.ndarray]:
         yield pixels(1)
