@@ -4,7 +4,7 @@
 
 For environments where PyTorch's autoloading is switched off: Python has imported this package, and so registered its
 classes, before it runs this file. Some commands are ours: ``check`` looks at the data before a training, ``benchmark``
-compares models.
+compares models, ``package``, ``verify`` and ``stream`` bring a trained model to a device and run it there.
 """
 
 import sys
@@ -14,6 +14,9 @@ from importlib import import_module
 COMMANDS = {
     "benchmark": "anomalib_crad.benchmark.command",
     "check": "anomalib_crad.data.check",
+    "package": "anomalib_crad.deploy.package_command",
+    "stream": "anomalib_crad.deploy.stream_command",
+    "verify": "anomalib_crad.deploy.verify_command",
 }
 
 

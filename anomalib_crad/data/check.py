@@ -7,22 +7,21 @@ Takes any of anomalib's image datamodules, given as for a training, or the confi
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser
-from omegaconf import OmegaConf
 from rich.console import Console
 
+from anomalib_crad.data.arguments import add_datamodule_arguments
 from anomalib_crad.data.category_sets import read_subsets
 from anomalib_crad.data.inspection import inspect_samples
 from anomalib_crad.data.multi_category import MultiCategory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from anomalib.data import AnomalibDataModule
 
     from anomalib_crad.data.data_report import DataReport
 
@@ -65,12 +64,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
         Exit code: 1 if there are errors, else 0. The process ends with 2 if there is nothing to look at.
     """
     parser = ArgumentParser(prog=prog, description="Look at all images before training.")
-    parser.add_argument("--config", type=Path, help="Configuration of a training; only its section `data` is read.")
-    parser.add_subclass_arguments(AnomalibDataModule, "data", required=False, help="The datamodule, as for a training.")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    config = _config_path(arguments)
-    if config is not None:
-        parser.set_defaults({"data": _data_section(config, parser)})
+    add_datamodule_arguments(parser, arguments)
     parsed = parser.parse_args(arguments)
     if parsed.data is None:
         parser.error("Give a datamodule with --data, or a configuration with --config.")
@@ -80,22 +75,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
         parser.error(str(error))
     Console().print(report)
     return 1 if report.errors else 0
-
-
-def _config_path(arguments: list[str]) -> Path | None:
-    """Find the configuration before the rest is parsed, for which it holds the defaults."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    return parser.parse_known_args(arguments)[0].config
-
-
-def _data_section(config: Path, parser: ArgumentParser) -> Any:  # noqa: ANN401 - as the file has it
-    if not config.is_file():
-        parser.error(f"--config: there is no file '{config}'.")
-    content = OmegaConf.to_container(OmegaConf.load(config))
-    if not isinstance(content, dict) or "data" not in content:
-        parser.error(f"--config: '{config}' has no section `data`.")
-    return content["data"]
 
 
 if __name__ == "__main__":

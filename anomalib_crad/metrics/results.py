@@ -70,23 +70,47 @@ def describe_run(trainer: Trainer, model: LightningModule, seconds: float) -> di
         Sections ``model``, ``data``, ``trainer``, ``seed``, ``versions`` and ``time``.
     """
     return {
-        "model": {
-            "class": _class_path(model),
-            "hyper_parameters": dict(model.hparams),
-            "post_processor": _describe_post_processor(getattr(model, "post_processor", None)),
-        },
+        "model": describe_model(model),
         "data": _describe_data(getattr(trainer, "datamodule", None)),
         "trainer": {
             **{name: getattr(trainer, name) for name in _TRAINER_SETTINGS},
             "accelerator": type(trainer.accelerator).__name__,
         },
         "seed": _seed(model),
-        "versions": {
-            "python": platform.python_version(),
-            "anomalib_crad": anomalib_crad.__version__,
-            **{package: _version(package) for package in _PACKAGES},
-        },
+        "versions": describe_versions(),
         "time": {"finished": datetime.now(timezone.utc).isoformat(timespec="seconds"), "test_seconds": seconds},
+    }
+
+
+def describe_model(model: LightningModule) -> dict[str, Any]:
+    """Describe how a model was built.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Its ``class``, ``hyper_parameters`` and ``post_processor``.
+    """
+    return {
+        "class": _class_path(model),
+        "hyper_parameters": dict(model.hparams),
+        "post_processor": _describe_post_processor(getattr(model, "post_processor", None)),
+    }
+
+
+def describe_versions(further: Sequence[str] = ()) -> dict[str, str | None]:
+    """Name the versions of Python, of this package and of those that it stands on.
+
+    Args:
+        further: Names of more packages. Defaults to none.
+
+    Returns:
+        Versions by package; ``None`` for one that is not installed.
+    """
+    return {
+        "python": platform.python_version(),
+        "anomalib_crad": anomalib_crad.__version__,
+        **{package: _version(package) for package in (*_PACKAGES, *further)},
     }
 
 

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The model of a package, run by OpenVINO: one image after another.
+
+The graph wants numbers from 0 to 1, channels first. That conversion is compiled into it here, so that images go in as
+the bytes that a camera delivers, a quarter of the memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomalib_crad.deploy.frames import read_frame
+from anomalib_crad.prediction import Prediction
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import openvino
+    from numpy.typing import NDArray
+
+    from anomalib_crad.deploy.frames import Frame
+    from anomalib_crad.deploy.package import EdgePackage
+
+OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+
+class EdgeModel:
+    """The model of a package.
+
+    Args:
+        package: The package.
+        device: OpenVINO's device. Defaults to ``"CPU"``.
+        category: Category of the images, whose own threshold then decides. Defaults to ``None``: one threshold for all.
+        throughput: Compile for many images at once instead of the shortest time for one. Defaults to ``False``.
+
+    Raises:
+        ImportError: If OpenVINO is not installed.
+        ValueError: If the category has no threshold of its own.
+    """
+
+    def __init__(
+        self,
+        package: EdgePackage,
+        device: str = "CPU",
+        category: str | None = None,
+        throughput: bool = False,
+    ) -> None:
+        self.package = package
+        self.category = category
+        self._thresholds = package.thresholds
+        self._thresholds.thresholds.of(category)  # an unknown category is an error before the first image
+        openvino = import_openvino()
+        model = _take_bytes(openvino.Core().read_model(package.model_path))
+        self._sides = model.input().partial_shape[1:3]
+        self.compiled = openvino.Core().compile_model(
+            model,
+            device,
+            {
+                "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+                # Processors with bfloat16 use it unasked, which is faster and three digits short.
+                "INFERENCE_PRECISION_HINT": "f32",
+            },
+        )
+        self._request = self.compiled.create_infer_request()
+
+    def predict(self, frame: Frame) -> Prediction:
+        """Predict one image, and wait for it.
+
+        Args:
+            frame: A file or pixels.
+
+        Returns:
+            Score and map in (0, 1), and the label.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If the image is not of 8 bits, or of a size that the model does not take.
+        """
+        self._request.infer({0: self.to_input(read_frame(frame))})
+        return self.to_prediction(self._request, "" if isinstance(frame, np.ndarray) else str(frame))
+
+    def to_input(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Make an image what a request takes.
+
+        Args:
+            image: Height x width x 3 bytes.
+
+        Returns:
+            1 x height x width x 3 bytes.
+
+        Raises:
+            ValueError: If the model was exported for one size of images, and the image has another.
+        """
+        height, width = image.shape[:2]
+        fits = (side.is_dynamic or side == given for side, given in zip(self._sides, (height, width), strict=True))
+        if not all(fits):
+            msg = (
+                f"The image is {height} x {width} (height x width), but the model was exported for images of "
+                f"{self._sides[0]} x {self._sides[1]} only. Export it without input_size: then it resizes by itself."
+            )
+            raise ValueError(msg)
+        return image[None]
+
+    def to_prediction(self, request: openvino.InferRequest, name: str) -> Prediction:
+        """Read what a finished request has found.
+
+        Args:
+            request: The request; it may be used again afterwards.
+            name: What the image is called.
+
+        Returns:
+            The prediction.
+        """
+        score, label, anomaly_map = (request.get_tensor(output).data.copy() for output in OUTPUTS[:3])
+        if self.category is not None:
+            own = self._thresholds.predict(self.category, score, anomaly_map)
+            score, label, anomaly_map = own.pred_score, own.pred_label, own.anomaly_map
+        return Prediction(name, score.item(), bool(label.item()), anomaly_map[0, 0])
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO, or say how to install it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(missing_extra("openvino")) from error
+    return openvino
+
+
+def missing_extra(package: str) -> str:
+    """Return the message for an optional dependency of exports that is not installed.
+
+    Args:
+        package: Its name.
+    """
+    return f"{package} is not installed. Install what exports need: pip install 'anomalib-crad[openvino]'."
+
+
+def _take_bytes(model: openvino.Model) -> openvino.Model:
+    """Put in front of a graph what turns N x height x width x 3 bytes into what it takes."""
+    openvino: Any = import_openvino()
+    steps = openvino.preprocess.PrePostProcessor(model)
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    return steps.build()

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A folder of images through a package: a CSV file in the order of the images, and overlay pictures.
+
+Each image has one row, whether it could be read or not, so that rows and files match. Rows are written as they come: a
+run that breaks off leaves those that it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from anomalib.data.utils import get_image_filenames
+from rich.progress import track
+
+from anomalib_crad.deploy.overlay import draw_overlay
+from anomalib_crad.deploy.streaming import stream
+from anomalib_crad.metrics.files import write_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from anomalib_crad.deploy.edge_model import EdgeModel
+    from anomalib_crad.deploy.streaming import StreamResult
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "results.csv"
+OVERLAYS = "overlays"
+COLUMNS = ("image", "score", "label", "overlay", "error")
+
+Overlays: TypeAlias = Literal["all", "anomalous", "none"]
+
+
+@dataclass
+class StreamSummary:
+    """What came of a stream.
+
+    Attributes:
+        images: Images that were predicted.
+        anomalous: Those of them that were called anomalous.
+        skipped: Images that could not be.
+        seconds: How long it took.
+    """
+
+    images: int = 0
+    anomalous: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """One sentence for a person."""
+        rate = self.images / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.images} images, {self.anomalous} anomalous, {self.skipped} skipped, "
+            f"in {self.seconds:.1f} s ({rate:.1f} images/s)."
+        )
+
+
+def stream_folder(
+    model: EdgeModel,
+    images: str | Path,
+    output: str | Path,
+    overlays: Overlays = "all",
+    console: Console | None = None,
+) -> StreamSummary:
+    """Predict all images of a folder and its folders.
+
+    Args:
+        model: The model, compiled for throughput.
+        images: The folder, or one image.
+        output: Folder for ``results.csv`` and ``overlays``, which has the folders of ``images``; files of an earlier
+            run are replaced.
+        overlays: Which images to draw: ``"all"``, ``"anomalous"`` or ``"none"``. Defaults to ``"all"``.
+        console: Where to show progress. Defaults to ``None``: nowhere.
+
+    Returns:
+        Counts and time.
+
+    Raises:
+        FileNotFoundError: If ``images`` does not exist.
+        OSError: If ``output`` cannot be written.
+        ValueError: If there are no images, ``output`` is among them, or ``overlays`` is none of the three.
+    """
+    if overlays not in get_args(Overlays):
+        msg = f"overlays must be one of {', '.join(get_args(Overlays))}, got {overlays!r}."
+        raise ValueError(msg)
+    images, output = Path(images), Path(output)
+    if not images.exists():
+        msg = f"images: there is no file or folder '{images}'."
+        raise FileNotFoundError(msg)
+    if images.is_dir() and output.resolve().is_relative_to(images.resolve()):
+        msg = f"output '{output}' lies in images '{images}': its pictures would be images of the next run. Move it out."
+        raise ValueError(msg)
+    paths = get_image_filenames(images)
+    root = images if images.is_dir() else images.parent
+    summary = StreamSummary()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        results = stream(model, paths)
+        for result in track(results, "Streaming", len(paths), console=console, disable=console is None):
+            name = paths[result.index].relative_to(root.resolve() if paths[0].is_absolute() else root)
+            _count(result, summary)
+            yield _row(result, name.as_posix(), _save_overlay(result, output, name, overlays))
+
+    begin = time.perf_counter()
+    write_rows(output / RESULTS, COLUMNS, rows())
+    summary.seconds = time.perf_counter() - begin
+    return summary
+
+
+def _count(result: StreamResult, summary: StreamSummary) -> None:
+    if result.prediction is None:
+        logger.warning("Skipped: %s", result.error)
+        summary.skipped += 1
+    else:
+        summary.images += 1
+        summary.anomalous += result.prediction.label
+
+
+def _save_overlay(result: StreamResult, output: Path, name: Path, overlays: Overlays) -> str:
+    """Draw an image if it is to be drawn, and return the picture's name below ``output``."""
+    if result.prediction is None or result.image is None or overlays == "none":
+        return ""
+    if overlays == "anomalous" and not result.prediction.label:
+        return ""
+    # The old ending stays, since a.png and a.jpg may lie side by side.
+    picture = Path(OVERLAYS) / name.with_name(name.name + ".jpg")
+    (output / picture).parent.mkdir(parents=True, exist_ok=True)
+    draw_overlay(result.image, result.prediction).save(output / picture, quality=90)
+    return picture.as_posix()
+
+
+def _row(result: StreamResult, name: str, overlay: str) -> dict[str, Any]:
+    if result.prediction is None:
+        return {"image": name, "error": result.error}
+    label = "anomalous" if result.prediction.label else "normal"
+    return {"image": name, "score": result.prediction.score, "label": label, "overlay": overlay}

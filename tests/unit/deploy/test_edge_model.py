@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A package's model, one image at a time."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from made_up_packages import make_package, pixels, save_image
+
+from anomalib_crad.deploy import EdgeModel, Verification, verify_package
+from anomalib_crad.prediction import Prediction
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anomalib_crad.deploy import EdgePackage
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> EdgePackage:
+    return make_package(tmp_path_factory.mktemp("packages") / "package")
+
+
+def test_files_and_pixels_of_any_size(package: EdgePackage, tmp_path: Path) -> None:
+    model = EdgeModel(package)
+    path = save_image(tmp_path / "grey.png", 51, (30, 20))
+    prediction = model.predict(path)
+    assert prediction.image_path == str(path)
+    assert prediction.score == pytest.approx(0.2)
+    assert not prediction.label
+    np.testing.assert_allclose(prediction.anomaly_map, np.full((4, 4), 0.2), atol=1e-6)
+    half_bright = pixels(0)
+    half_bright[:, 6:] = (255, 255, 204)  # the mean of the channels is 238 = 14/15
+    prediction = model.predict(half_bright)
+    assert prediction.label
+    np.testing.assert_allclose(prediction.anomaly_map[:, [0, 3]], [[0, 14 / 15]] * 4, atol=1e-6)
+
+
+def test_a_categorys_own_threshold_decides(package: EdgePackage) -> None:
+    # 0.4 is 0.25 scales below 10, that is 9.5, and 1.75 scales above 6.
+    frame = pixels(102)
+    assert not EdgeModel(package).predict(frame).label
+    own = EdgeModel(package, category="dark").predict(frame)
+    assert own.label
+    assert own.score == pytest.approx(0.5 * (1 + 1.75 / 2.75), abs=1e-5)
+    assert own.anomaly_map.max() == pytest.approx(own.score)
+    with pytest.raises(ValueError, match="known: dark"):
+        EdgeModel(package, category="light")
+
+
+def test_an_export_for_one_size_refuses_others(tmp_path: Path) -> None:
+    model = EdgeModel(make_package(tmp_path / "package", (8, 12)))
+    assert model.predict(pixels(255)).score == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"The image is 9 x 12 \(height x width\), but .* for images of 8 x 12 only"):
+        model.predict(pixels(255, height=9))
+
+
+def test_a_sample_that_agrees_and_one_that_does_not(tmp_path: Path) -> None:
+    folder = make_package(tmp_path / "package").folder
+    verification = verify_package(folder)
+    assert verification.agrees
+    assert str(verification).endswith("it agrees.")
+    other = Verification(verification.expected, EdgeModel(make_package(tmp_path / "b")).predict(pixels(199)))
+    assert not other.agrees
+    assert "it does NOT agree" in str(other)
+    unknown = Verification(verification.expected, replace(verification.found, score=float("nan")))
+    assert not unknown.agrees
+
+
+@pytest.mark.parametrize(("score", "agrees"), [(0.5004, True), (0.502, False)])
+def test_only_a_sample_at_the_threshold_may_change_sides(package: EdgePackage, score: float, agrees: bool) -> None:
+    expected = replace(package.sample, score=score, label=True)
+    found = Prediction("", score - 0.0009, label=False, anomaly_map=np.zeros((1, 1)))
+    assert Verification(expected, found).agrees == agrees
+
+
+def test_without_openvino_the_extra_is_named(package: EdgePackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"pip install 'anomalib-crad\[openvino\]'"):
+        EdgeModel(package)
