@@ -41,7 +41,7 @@ class Prediction:
 def predict(
     model: AnomalibModule,
     datamodule: AnomalibDataModule,
-    checkpoint: Path | str,
+    checkpoint: Path | str | None,
     accelerator: str = "auto",
 ) -> list[Prediction]:
     """Predict the images of a datamodule's prediction set, without saving pictures.
@@ -49,7 +49,7 @@ def predict(
     Args:
         model: The model; its visualizer is put aside meanwhile.
         datamodule: Where the images come from.
-        checkpoint: Whose weights the model shall have.
+        checkpoint: Whose weights and settings the model shall have, or ``None`` for those that it has.
         accelerator: Lightning's name of the device. Defaults to ``"auto"``.
 
     Returns:

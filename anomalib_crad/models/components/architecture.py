@@ -7,11 +7,17 @@ differ torch would list tensors; here the user is told what to write.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
 
+from .checkpoint_file import check_checkpoint_file
+from .export.checks import check_checkpoint
 from .weights import architecture_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ArchitectureCheck(LightningModule):
@@ -24,6 +30,43 @@ class ArchitectureCheck(LightningModule):
 
     architecture_arguments: tuple[str, ...]
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # anomalib's signature, not Lightning's
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,  # noqa: ANN401  # as torch.load
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> "Self":
+        """Build the model that a checkpoint is of, and load it.
+
+        Args:
+            checkpoint_path: The checkpoint.
+            map_location: Device to load to. Defaults to ``None``: as it was saved.
+            hparams_file: Arguments in a file of their own. Defaults to ``None``: those in the checkpoint.
+            strict: Whether all tensors must fit. Defaults to ``None``: yes.
+            weights_only: Allow plain data and anomalib's own types only. Defaults to ``True``.
+            **kwargs: Arguments of the model that win over the checkpoint's.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: If the file is not a checkpoint, or one of another model.
+        """
+        if weights_only:
+            check_checkpoint_file(checkpoint_path, cls.checkpoint_safe_globals())  # type: ignore[attr-defined]
+        return super().load_from_checkpoint(
+            checkpoint_path,
+            map_location=map_location,
+            hparams_file=hparams_file,
+            strict=strict,
+            weights_only=weights_only,
+            **kwargs,
+        )
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with loading, if the checkpoint is of a model that was built like this one.
 
@@ -31,7 +74,8 @@ class ArchitectureCheck(LightningModule):
             checkpoint: What Lightning saved.
 
         Raises:
-            ValueError: If it is of a model of another architecture, naming the arguments that differ.
+            ValueError: If it is of a model of another architecture, naming the arguments that differ, or of another
+                model altogether.
         """
         saved = checkpoint.get("hyper_parameters", {})
         different = [
@@ -47,6 +91,7 @@ class ArchitectureCheck(LightningModule):
                 "arguments from it."
             )
             raise ValueError(msg)
+        check_checkpoint(type(self).__name__, self.state_dict(), checkpoint)
         super().on_load_checkpoint(checkpoint)
 
 

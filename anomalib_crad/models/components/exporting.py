@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Exports of our models: anomalib's own, with the backbone's weights and each category's threshold in them.
+"""Exports of our models: anomalib's own exporter, and what makes its files agree with the checkpoint and fit for use.
 
-Weights are fetched late, so a model that is exported before any training must fetch them first. Thresholds of single
-categories do not fit into a graph that is never told a category; they travel in the exported model's metadata.
+anomalib exports; around it, a model that cannot be exported is refused with a reason, files are written whole or not at
+all, operations are named by their modules, scores can stay raw, the parts that 8 bits would spoil keep floating point,
+and thresholds of single categories, which do not fit into a graph that is never told a category, travel as metadata.
 """
 
 from pathlib import Path
@@ -11,15 +12,26 @@ from typing import TYPE_CHECKING, Any, cast
 
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
-from anomalib.deploy import CompressionType
+from anomalib.deploy import CompressionType, ExportType
 from lightning.pytorch import LightningModule
 from torch import nn
 from torchmetrics import Metric
 
 from anomalib_crad.post_processing import write_thresholds
 
+from .export.checks import check_is_trained, exportable_size, require_packages
+from .export.compression import check_compression, compress_file
+from .export.node_names import name_nodes_by_module
+from .export.quiet import quiet_exporter, quiet_quantizer
+from .export.raw_scores import scores_left_raw
+from .export.whole_files import write_whole
+
 if TYPE_CHECKING:
     from .features import MultiScaleFeatures
+
+#: What the exporter writes without a conversion, and what OpenVINO reads since 2023.
+ONNX_OPSET = 18
+_ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
 class Exporting(LightningModule):
@@ -28,52 +40,87 @@ class Exporting(LightningModule):
     Attributes:
         model: What is exported, between pre- and post-processor.
         post_processor: Where the thresholds are.
+        floating_point_modules: Modules whose operations are not quantised, as patterns of paths from here
+            (``export.quantization.kept_operations``).
+        single_precision_modules: Modules whose weights keep 32 bits with ``FP16``, as such patterns.
     """
 
     model: nn.Module
+    pre_processor: nn.Module | None
     post_processor: nn.Module | None
+    floating_point_modules: tuple[str, ...] = ("pre_processor*", "model.anomaly_map_generator*", "post_processor*")
+    # A score is the length of a small difference of features, in which errors of the features themselves show most.
+    single_precision_modules: tuple[str, ...] = (
+        *floating_point_modules,
+        "model.feature_extractor*",
+        "model.reconstruction",
+    )
 
     def fetch_weights(self) -> None:
         """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""
         cast("MultiScaleFeatures", self.model.feature_extractor).load_weights()
 
-    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model", raw_scores: bool = False) -> Path:
         """Export to PyTorch as anomalib does: a pickle, which needs this package where it is loaded.
 
         Args:
             export_root: Folder for the exported file.
             model_file_name: Name of the file without its ending. Defaults to ``"model"``.
+            raw_scores: Leave scores and maps as the network gives them. Defaults to ``False``: squashed into (0, 1).
 
         Returns:
             Path of the ``.pt`` file.
+
+        Raises:
+            OSError: If the folder cannot be written to.
+            ValueError: If the model has not been trained.
         """
-        self.fetch_weights()
-        return super().to_torch(export_root, model_file_name)  # type: ignore[misc]  # of the AnomalibModule
+        self._check_before_export()
+
+        def write(root: Path) -> Path:
+            with scores_left_raw(self.post_processor, raw_scores):
+                return super(Exporting, self).to_torch(root, model_file_name)  # type: ignore[misc]  # of the AnomalibModule
+
+        return write_whole(export_root, ExportType.TORCH, write)
 
     def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
         self,
         export_root: Path | str,
         model_file_name: str = "model",
         input_size: tuple[int, int] | None = None,
+        raw_scores: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> Path:
-        """Export to ONNX as anomalib does, at the exporter's own opset, with thresholds in the model's metadata.
+        """Export to ONNX as anomalib does, into one file, with thresholds in the model's metadata.
 
         Args:
-            export_root: Folder for the exported files.
+            export_root: Folder for the exported file.
             model_file_name: Name of the file without its ending. Defaults to ``"model"``.
             input_size: Height and width of the input. Defaults to ``None``: any size, resized in the graph.
+            raw_scores: Leave scores and maps as the network gives them. Defaults to ``False``: squashed into (0, 1).
             **kwargs: Passed on to ``torch.onnx.export``.
 
         Returns:
             Path of the ONNX file.
+
+        Raises:
+            ModuleNotFoundError: If a package is missing, naming the extra that brings it.
+            OSError: If the folder cannot be written to.
+            ValueError: If the model has not been trained, or cannot take ``input_size``.
         """
-        self.fetch_weights()
-        kwargs.setdefault("opset_version", 18)
-        kwargs.setdefault("verbose", False)
-        path: Path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)  # type: ignore[call-arg, assignment]
-        write_thresholds(path, self.post_processor)
-        return path
+        require_packages("Export to ONNX", *_ONNX_PACKAGES)
+        self._check_before_export()
+        size = self._exportable_size(input_size)
+        options = {"opset_version": ONNX_OPSET, "verbose": False, "external_data": False, **kwargs}
+
+        def write(root: Path) -> Path:
+            with quiet_exporter(), scores_left_raw(self.post_processor, raw_scores):
+                path: Path = super(Exporting, self).to_onnx(root, model_file_name, size, **options)  # type: ignore[call-arg, assignment]
+                name_nodes_by_module(path)
+                write_thresholds(path, self.post_processor)
+            return path
+
+        return write_whole(export_root, ExportType.ONNX, write)
 
     def to_openvino(
         self,
@@ -87,35 +134,69 @@ class Exporting(LightningModule):
         max_drop: float = 0.01,
         ov_kwargs: dict[str, Any] | None = None,
         onnx_kwargs: dict[str, Any] | None = None,
+        raw_scores: bool = False,
     ) -> Path:
         """Export to OpenVINO as anomalib does, with each category's threshold in the model's metadata.
+
+        Fewer bits are taken where they do no harm (``floating_point_modules``, ``single_precision_modules``), and
+        images to quantise with are read from any datamodule, whatever their sizes; see docs/export.md.
 
         Args:
             export_root: Folder for the exported files.
             model_file_name: Name of the files without their endings. Defaults to ``"model"``.
             input_size: Height and width of the input. Defaults to ``None``: any size, resized in the graph.
-            compression_type: How weights are compressed or the model is quantised. Defaults to ``None``: not at all.
-            datamodule: Images for quantisation. Defaults to ``None``.
-            metric: Measure for accuracy-aware quantisation. Defaults to ``None``.
-            task: Type of the task. Defaults to ``None``.
-            max_drop: Largest loss of ``metric`` in accuracy-aware quantisation. Defaults to ``0.01``.
+            compression_type: ``FP16`` and ``INT8`` store weights in fewer bits; ``INT8_PTQ`` and ``INT8_ACQ`` quantise
+                arithmetic too. Defaults to ``None``: not at all.
+            datamodule: Images for ``INT8_PTQ`` and ``INT8_ACQ``: ranges of values come from the training images.
+                Defaults to ``None``.
+            metric: Measure of ``INT8_ACQ`` on the validation images, higher is better. Defaults to ``None``: anomalib's
+                F1 score of images.
+            task: Not used. Defaults to ``None``.
+            max_drop: Largest loss of ``metric`` in ``INT8_ACQ``. Defaults to ``0.01``.
             ov_kwargs: Passed on to OpenVINO's converter. Defaults to ``None``.
-            onnx_kwargs: Passed on to ``torch.onnx.export``. Defaults to ``None``.
+            onnx_kwargs: Passed on to ``torch.onnx.export``; also takes ``raw_scores``, for anomalib's command line.
+                Defaults to ``None``.
+            raw_scores: Leave scores and maps as the network gives them. Defaults to ``False``: squashed into (0, 1).
 
         Returns:
             Path of the ``.xml`` file.
+
+        Raises:
+            ModuleNotFoundError: If a package is missing, naming the extra that brings it.
+            OSError: If the folder cannot be written to.
+            ValueError: If the model has not been trained, cannot take ``input_size``, or lacks a datamodule.
         """
-        path: Path = super().to_openvino(  # type: ignore[misc]  # of the AnomalibModule
-            export_root=export_root,
-            model_file_name=model_file_name,
-            input_size=input_size,
-            compression_type=compression_type,
-            datamodule=datamodule,
-            metric=metric,
-            task=task,
-            max_drop=max_drop,
-            ov_kwargs=ov_kwargs,
-            onnx_kwargs=onnx_kwargs,
-        )
-        write_thresholds(path, self.post_processor)
-        return path
+        require_packages("Export to OpenVINO", "openvino", *_ONNX_PACKAGES)
+        self._check_before_export()
+        raw_scores = (onnx_kwargs or {}).get("raw_scores", raw_scores)
+        check_compression(compression_type, datamodule, metric, max_drop)
+        compression = None if compression_type is None else CompressionType(compression_type)
+        half = compression == CompressionType.FP16
+        kept = self.single_precision_modules if half else self.floating_point_modules
+
+        def write(root: Path) -> Path:
+            path: Path = super(Exporting, self).to_openvino(  # type: ignore[misc]  # of the AnomalibModule
+                export_root=root,
+                model_file_name=model_file_name,
+                input_size=input_size,
+                task=task,
+                ov_kwargs=ov_kwargs,
+                onnx_kwargs={**(onnx_kwargs or {}), "raw_scores": raw_scores},
+            )
+            if compression is not None:
+                with quiet_quantizer():
+                    compress_file(path, compression, datamodule, metric, max_drop, kept)
+            with scores_left_raw(self.post_processor, raw_scores):
+                write_thresholds(path, self.post_processor)
+            return path
+
+        return write_whole(export_root, ExportType.OPENVINO, write)
+
+    def _check_before_export(self) -> None:
+        check_is_trained(self)
+        self.fetch_weights()
+
+    def _exportable_size(self, input_size: tuple[int, int] | None) -> tuple[int, int] | None:
+        transform = getattr(self.pre_processor, "transform", None)
+        resizes = transform is not None and self.input_size is not None
+        return exportable_size(input_size, self.hparams["image_size"], resizes=resizes)

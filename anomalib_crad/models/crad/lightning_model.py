@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
 
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
+from anomalib_crad.models.components.exporting import Exporting
 from anomalib_crad.models.components.features import plain_layers
 from anomalib_crad.models.components.image_size import resize_and_normalise, resolve_image_size
 from anomalib_crad.models.components.training import check_training_arguments
@@ -110,6 +111,16 @@ class Crad(FeatureReconstruction, AnomalibModule):
 
     architecture_arguments = ARCHITECTURE
     gradient_clip_norm = 0.1
+    # All but the fusion's blocks: 98 % of the head's multiply-adds, and the only large part that 8 bits do not spoil.
+    # The score is the length of a small difference between features and what is rebuilt of them, so that every error of
+    # either adds to it (docs/benchmarks/int8.md).
+    floating_point_modules = (
+        *Exporting.floating_point_modules,
+        "model.feature_extractor*",
+        "model.reconstruction",
+        "model.reconstruction.*_memory*",
+        "model.reconstruction.fusion.recover",
+    )
     lr_step_share = 0.8  # step 40 of the paper's 50 epochs
 
     def __init__(

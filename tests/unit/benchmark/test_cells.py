@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from made_up_results import plan
 
 from anomalib_crad.benchmark.cells import Cell, cells_of, read_result, write_result
 from anomalib_crad.benchmark.plan import CostPlan, DatasetPlan, ModelPlan
-from tests.unit.benchmark.made_up_results import plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import made_up_results as made_up
 import pandas as pd
 import pytest
 from PIL import Image
@@ -16,7 +17,6 @@ from anomalib_crad.benchmark.frames import COST_COLUMNS, QUALITY_COLUMNS, cost_f
 from anomalib_crad.benchmark.report import write_reports
 from anomalib_crad.benchmark.summary import failures, summary_table
 from anomalib_crad.benchmark.tables import category_table, cost_table, failure_list, quality_table
-from tests.unit.benchmark import made_up_results as made_up
 
 if TYPE_CHECKING:
     from pathlib import Path

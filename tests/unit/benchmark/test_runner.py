@@ -10,13 +10,13 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import made_up_results as made_up
 import pytest
 from rich.console import Console
 
 from anomalib_crad.benchmark import runner
 from anomalib_crad.benchmark.cells import Cell, cells_of, write_result
 from anomalib_crad.benchmark.runner import run_benchmark
-from tests.unit.benchmark import made_up_results as made_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable

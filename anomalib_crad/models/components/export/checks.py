@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What can be known to be wrong before an export begins, said so that a user knows what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_utilities.core.imports import module_available
+from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+EXTRA = "anomalib-crad[openvino]"
+
+
+def require_packages(purpose: str, *names: str) -> None:
+    """See that optional packages are installed.
+
+    Args:
+        purpose: What they are needed for.
+        *names: Their modules.
+
+    Raises:
+        ModuleNotFoundError: If one is missing, naming the extra that brings it.
+    """
+    missing = [name for name in names if not module_available(name)]
+    if missing:
+        msg = f"{purpose} needs {', '.join(missing)}, which is not installed: pip install '{EXTRA}'."
+        raise ModuleNotFoundError(msg, name=missing[0])
+
+
+def check_is_trained(module: nn.Module) -> None:
+    """See that a model has learnt something, where its batch norms can tell.
+
+    A batch norm counts the batches that it has seen, and a checkpoint keeps the count. Models whose trainable part has
+    none pass.
+
+    Args:
+        module: anomalib's module, whose ``model`` is the network.
+
+    Raises:
+        ValueError: If no trainable batch norm has ever seen a batch.
+    """
+    counts = [
+        int(part.num_batches_tracked)
+        for part in module.modules()
+        if isinstance(part, _BatchNorm)
+        and part.num_batches_tracked is not None
+        and any(parameter.requires_grad for parameter in part.parameters())
+    ]
+    if counts and not any(counts):
+        name = type(module).__name__
+        msg = (
+            f"This {name} has not been trained, so its scores would mean nothing. Train it first, or pass the "
+            f"checkpoint of a training (command line: --ckpt_path PATH; Python: {name}.load_from_checkpoint(PATH))."
+        )
+        raise ValueError(msg)
+
+
+def check_checkpoint(model_name: str, own: Mapping[str, Tensor], checkpoint: Mapping[str, object]) -> None:
+    """See that a checkpoint is of the model that shall load it.
+
+    Args:
+        model_name: Class of the model.
+        own: State dict of the model.
+        checkpoint: What was read.
+
+    Raises:
+        ValueError: If tensors of the network itself are missing from it or unknown to the model.
+    """
+    saved = checkpoint.get("state_dict")
+    names = {name for name in saved if name.startswith("model.")} if isinstance(saved, dict) else set()
+    expected = {name for name in own if name.startswith("model.")}
+    if names != expected:
+        example = min(expected - names or names - expected)
+        msg = (
+            f"The checkpoint is not one of {model_name}: {len(expected - names)} of the {len(expected)} tensors of its "
+            f"network are missing and {len(names - expected)} are unknown (such as '{example}'). Pass a checkpoint "
+            f"that a training of {model_name} has written (weights/lightning/model.ckpt in the folder of the run)."
+        )
+        raise ValueError(msg)
+
+
+def exportable_size(
+    asked: Sequence[int] | None,
+    trained: Sequence[int],
+    resizes: bool,
+) -> tuple[int, int] | None:
+    """Find the input size of an exported graph.
+
+    Args:
+        asked: Height and width that the user asked for, or ``None``.
+        trained: Height and width that the network was trained for.
+        resizes: Whether the model's pre-processor resizes.
+
+    Returns:
+        Height and width, or ``None`` for a graph that takes any and resizes by itself.
+
+    Raises:
+        ValueError: If it is no size, or one that the network cannot take and nothing resizes.
+    """
+    if asked is not None and (len(asked) != 2 or any(side < 1 for side in asked)):
+        msg = f"input_size must be height and width, got {list(asked)} (command line: --input_size '[224,224]')."
+        raise ValueError(msg)
+    size = None if asked is None else (asked[0], asked[1])
+    if resizes:
+        return size
+    if size not in {None, tuple(trained)}:
+        msg = (
+            f"input_size={list(asked or ())}, but the model was trained for {list(trained)} (height x width) and its "
+            f"pre-processor does not resize. Leave input_size out, or give the model a pre-processor that resizes."
+        )
+        raise ValueError(msg)
+    return (trained[0], trained[1])

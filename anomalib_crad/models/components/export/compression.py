@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""anomalib's compression types on an exported OpenVINO file, with parts of the model kept in floating point.
+
+anomalib compresses a graph as a whole, and calibrates on batches that a datamodule cannot make from images of
+different sizes. The same options lead here instead; ``quantization`` has the calls of NNCF.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from anomalib.deploy import CompressionType
+from anomalib.metrics import F1Score
+from torchmetrics import Metric
+
+from .calibration import CALIBRATION_IMAGES, GraphImages
+from .checks import require_packages
+from .half_precision import halve_weights
+from .quantization import compress_weights, input_size, quantize, quantize_with_accuracy_control
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anomalib.data import AnomalibDataModule
+
+logger = logging.getLogger(__name__)
+
+FEW_IMAGES = 100
+_NEEDS_IMAGES = {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}
+
+
+def check_compression(
+    compression_type: CompressionType | None,
+    datamodule: AnomalibDataModule | None,
+    metric: Metric | None,
+    max_drop: float,
+) -> None:
+    """See that a compression can be done, before anything is exported.
+
+    Args:
+        compression_type: What was asked for.
+        datamodule: Images, or ``None``.
+        metric: Measure of ``INT8_ACQ``, or ``None``.
+        max_drop: Its largest loss.
+
+    Raises:
+        ModuleNotFoundError: If NNCF is needed and not installed.
+        ValueError: If images are needed and there are none, or an option of ``INT8_ACQ`` is out of its range.
+    """
+    if compression_type in {None, CompressionType.FP16}:
+        return
+    name = CompressionType(compression_type).name
+    require_packages(f"compression_type={name}", "nncf")
+    if compression_type in _NEEDS_IMAGES and datamodule is None:
+        msg = (
+            f"compression_type={name} reads training images to find the range of values, but no datamodule was given. "
+            "Pass the one that the model was trained on (command line: --data MVTec ...), or take INT8, which "
+            "compresses weights without images."
+        )
+        raise ValueError(msg)
+    if compression_type != CompressionType.INT8_ACQ:
+        return
+    if metric is not None and not isinstance(metric, Metric):
+        msg = (
+            f"metric must be a metric of anomalib, such as F1Score(fields=['pred_label', 'gt_label']), got {metric!r}."
+        )
+        raise ValueError(msg)
+    if not 0 <= max_drop <= 1:
+        msg = f"max_drop is a share of the metric and must be from 0 to 1, got {max_drop}."
+        raise ValueError(msg)
+
+
+def compress_file(
+    path: Path,
+    compression_type: CompressionType,
+    datamodule: AnomalibDataModule | None,
+    metric: Metric | None,
+    max_drop: float,
+    kept_modules: Sequence[str],
+) -> None:
+    """Compress an exported model in place.
+
+    Args:
+        path: The ``.xml`` file, its operations named by their modules.
+        compression_type: How.
+        datamodule: Images for ``INT8_PTQ`` and ``INT8_ACQ``.
+        metric: Measure of ``INT8_ACQ``; ``None`` is anomalib's F1 score of images.
+        max_drop: Largest loss of it.
+        kept_modules: Patterns of the modules that are left as they are.
+    """
+    import openvino
+
+    core = openvino.Core()
+    # The file is written again below, so it must not stay mapped into memory.
+    core.set_property({"ENABLE_MMAP": False})
+    model = core.read_model(path)
+    if compression_type == CompressionType.FP16:
+        model = halve_weights(model, kept_modules)
+    elif datamodule is None or compression_type == CompressionType.INT8:
+        model = compress_weights(model, kept_modules)
+    else:
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        images = _calibration_images(datamodule, input_size(model))
+        if compression_type == CompressionType.INT8_PTQ:
+            model = quantize(model, images, kept_modules)
+        else:
+            validation = GraphImages(datamodule.val_data, input_size(model))
+            metric = F1Score(fields=["pred_label", "gt_label"]) if metric is None else metric
+            model = quantize_with_accuracy_control(model, images, validation, metric, max_drop, kept_modules)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _calibration_images(datamodule: AnomalibDataModule, size: tuple[int, int] | None) -> GraphImages:
+    images = GraphImages(datamodule.train_data, size, CALIBRATION_IMAGES)
+    if len(images) < FEW_IMAGES:
+        logger.warning("Only %d training images to quantise with; a few hundred are better.", len(images))
+    return images
