@@ -82,7 +82,7 @@ def _times(run: Callable[[np.ndarray], object], images: np.ndarray, warm_up: int
 def _pytorch(path: Path, threads: int, image: np.ndarray) -> tuple[Callable[[np.ndarray], object], dict[str, Any]]:
     torch.set_num_threads(threads)
     # A pickle of this benchmark's own, of models of any class.
-    model = torch.load(path, map_location="cpu", weights_only=False)["model"].eval()
+    model = torch.load(path, map_location="cpu", weights_only=False)["model"].eval().requires_grad_(requires_grad=False)
 
     def run(images: np.ndarray) -> object:
         with torch.inference_mode():

@@ -47,13 +47,15 @@ def peak_memory() -> int:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return type and first line of an error, for a table.
+    """Return type and first telling line of an error, for a table.
 
     Args:
         error: What was raised.
     """
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # OpenVINO begins with the places in its source that the error came through.
+    telling = [line for line in lines if not line.startswith("Exception from")] or lines
+    return f"{type(error).__name__}: {telling[0]}" if telling else type(error).__name__
 
 
 def _processor() -> str:

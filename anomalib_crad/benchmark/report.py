@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 PLOTTED_METRICS = ("image_AUROC", "pixel_AUROC")
 
 
-def write_reports(plan: Plan, results: Results, folder: Path) -> None:
-    """Write ``quality.csv``, ``cost.csv``, ``results.json``, ``tables.md`` and the plots; existing ones are replaced.
+def write_tables(plan: Plan, results: Results, folder: Path) -> None:
+    """Write ``quality.csv``, ``cost.csv``, ``results.json`` and ``tables.md``; existing ones are replaced.
 
     Args:
         plan: What was compared.
@@ -46,12 +46,6 @@ def write_reports(plan: Plan, results: Results, folder: Path) -> None:
         parts += [f"## {dataset}", quality_table(plan, quality, dataset)]
         parts += [category_table(plan, quality, dataset, metric) for metric in PLOTTED_METRICS]
         parts.append(cost_table(plan, cost, dataset))
-        for metric in PLOTTED_METRICS:
-            plot_metric_per_category(plan, quality, dataset, metric, folder / f"{dataset}_{metric}.png")
-        plot_metric_against_latency(
-            plan, quality, cost, dataset, "image_AUROC", folder / f"{dataset}_metric_against_latency.png"
-        )
-    plot_cost_against_categories(plan, quality, cost, folder / "cost_against_categories.png")
     pooling = "\n".join(f"- {name}: {entry.image_score}" for name, entry in plan.models.items())
     window = plan.score_window
     parts += [
@@ -62,3 +56,21 @@ def write_reports(plan: Plan, results: Results, folder: Path) -> None:
     if failures:
         parts += ["## Not run", failures]
     (folder / "tables.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def write_plots(plan: Plan, results: Results, folder: Path) -> None:
+    """Write the plots for which there are results; existing ones are replaced.
+
+    Args:
+        plan: What was compared.
+        results: Cells and what came of them.
+        folder: Folder for the files.
+    """
+    quality, cost = quality_frame(plan, results), cost_frame(results)
+    for dataset in plan.datasets:
+        for metric in PLOTTED_METRICS:
+            plot_metric_per_category(plan, quality, dataset, metric, folder / f"{dataset}_{metric}.png")
+        plot_metric_against_latency(
+            plan, quality, cost, dataset, "image_AUROC", folder / f"{dataset}_metric_against_latency.png"
+        )
+    plot_cost_against_categories(plan, quality, cost, folder / "cost_against_categories.png")

@@ -3,7 +3,7 @@
 """Run the cells of a benchmark one after the other, and go on where it was stopped.
 
 A cell that has a result is never run again, unless asked for; a cell that fails says why and the rest goes on. After
-each cell the reports are written anew, so that a stopped run leaves tables of what it had.
+each cell the tables are written anew, so that a stopped run leaves those of what it had.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from anomalib_crad.benchmark.cells import CELL_NAME, Cell, cells_of, outcome, read_result, write_result
-from anomalib_crad.benchmark.report import write_reports
+from anomalib_crad.benchmark.report import write_plots, write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,20 +68,20 @@ def run_benchmark(
         for cell in cells
         if (not select or _matches(cell, select)) and (_matches(cell, rerun) or read_result(home / cell.name) is None)
     ]
-    done = len(cells) - len(waiting)
     console.print(f"{len(cells)} cells, {len(waiting)} to run; results: {folder}", soft_wrap=True)
     durations = _durations(home, cells)
     for number, cell in enumerate(waiting, start=1):
         left = _minutes_left(waiting[number - 1 :], durations)
-        with console.status(f"{done + number}/{len(cells)}  {cell.title}{left}"):
+        with console.status(f"{number}/{len(waiting)}  {cell.title}{left}"):
             result = _run(cell, home / cell.name, plan.models[cell.model].minutes_per_cell or plan.minutes_per_cell)
         durations.setdefault((cell.kind, cell.model), []).append(result["seconds"])
         left = _minutes_left(waiting[number:], durations)
-        console.print(f"{done + number}/{len(cells)}  {cell.title}: {_summary(result)}{left}", soft_wrap=True)
-        write_reports(plan, _results(home, cells), folder)
-    if not waiting:
-        write_reports(plan, _results(home, cells), folder)
-    return _results(home, cells)
+        console.print(f"{number}/{len(waiting)}  {cell.title}: {_summary(result)}{left}", soft_wrap=True)
+        write_tables(plan, _results(home, cells), folder)
+    results = _results(home, cells)
+    write_tables(plan, results, folder)
+    write_plots(plan, results, folder)
+    return results
 
 
 def _matches(cell: Cell, patterns: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from anomalib_crad.benchmark.cells import NO_MODEL, cells_of
 from anomalib_crad.benchmark.frames import COST_COLUMNS, QUALITY_COLUMNS, cost_frame, quality_frame
-from anomalib_crad.benchmark.report import write_reports
+from anomalib_crad.benchmark.report import write_plots, write_tables
 from anomalib_crad.benchmark.summary import failures, summary_table
 from anomalib_crad.benchmark.tables import category_table, cost_table, failure_list, quality_table
 
@@ -91,13 +91,15 @@ def test_the_summary_fits_a_terminal(results: Results) -> None:
 
 
 def test_reports_of_a_run_that_has_not_begun_are_empty_but_there(tmp_path: Path) -> None:
-    write_reports(made_up.plan(), [(cell, None) for cell in cells_of(made_up.plan())], tmp_path)
+    nothing: Results = [(cell, None) for cell in cells_of(made_up.plan())]
+    write_tables(made_up.plan(), nothing, tmp_path)
+    write_plots(made_up.plan(), nothing, tmp_path)
     assert pd.read_csv(tmp_path / "quality.csv").empty
     assert not list(tmp_path.glob("*.png"))
 
 
 def test_plots_are_pictures(results: Results, tmp_path: Path) -> None:
-    write_reports(made_up.plan(), results, tmp_path)
+    write_plots(made_up.plan(), results, tmp_path)
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {
         "cost_against_categories.png",
