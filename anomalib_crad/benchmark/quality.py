@@ -163,7 +163,10 @@ def _pre_processor(model_class: type[AnomalibModule], settings: dict[str, Any]) 
     if isinstance(backbone, str) and timm.is_model(backbone):
         config = timm.get_pretrained_cfg(backbone) or PretrainedCfg()
         return resize_and_normalise(size, config.mean, config.std)
-    return model_class.configure_pre_processor(image_size=size)
+    arguments: dict[str, Any] = {"image_size": size}
+    if "crop_size" in inspect.signature(model_class.configure_pre_processor).parameters:
+        arguments["crop_size"] = size[0]  # all models see the whole image
+    return model_class.configure_pre_processor(**arguments)
 
 
 def _export(model: AnomalibModule, folder: Path, image_size: tuple[int, int]) -> dict[str, dict[str, str]]:
@@ -172,8 +175,20 @@ def _export(model: AnomalibModule, folder: Path, image_size: tuple[int, int]) ->
     model.evaluator = None
     return {
         "PyTorch": _exported(model.to_torch, folder),
-        "OpenVINO": _exported(partial(model.to_openvino, input_size=image_size), folder),
+        "OpenVINO": _exported(partial(_to_openvino, model, image_size), folder),
     }
+
+
+def _to_openvino(model: AnomalibModule, image_size: tuple[int, int], folder: Path) -> Path:
+    """Export, for any number of images where the model's graph allows it, or else for one."""
+    import openvino
+
+    path = model.to_openvino(folder, input_size=image_size)
+    batch = openvino.Core().read_model(path).input(0).partial_shape[0]
+    if batch.is_static and batch.get_length() != 1:
+        # Some graphs keep the number of example images that they were traced with.
+        path = model.to_openvino(folder, input_size=image_size, onnx_kwargs={"dynamic_shapes": None})
+    return path
 
 
 def _exported(export: Callable[[Path], Path], folder: Path) -> dict[str, str]:
