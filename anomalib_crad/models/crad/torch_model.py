@@ -15,22 +15,16 @@ Axis letters: B batch, C channels, H x W positions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from anomalib.data import InferenceBatch
 from torch import nn
+
+from anomalib_crad.models.components.torch_model import ReconstructionModel
 
 from .discrete_memory import DiscreteEntries, DiscreteMemory
 from .fusion import Fusion
 from .memory import JITTER_PROBABILITY, JITTER_STD, ContinuousGrid
 from .memory_kinds import MemoryKind, build_global_memory, build_local_memory
 from .refinement import at_least_single_precision, refine
-
-if TYPE_CHECKING:
-    from anomalib_crad.models.components.features import MultiScaleFeatures
-
-    from .anomaly_map import AnomalyMapGenerator
 
 INITIAL_WEIGHT_STD = 0.01
 
@@ -153,39 +147,7 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class CradModel(nn.Module):
-    """Images to anomaly maps and image scores.
+class CradModel(ReconstructionModel):
+    """Images to anomaly maps and image scores, with :class:`ContinuousMemoryReconstruction` between."""
 
-    Args:
-        feature_extractor: Frozen features of an image.
-        reconstruction: The trainable head.
-        anomaly_map_generator: Compares features and reconstruction.
-    """
-
-    def __init__(
-        self,
-        feature_extractor: MultiScaleFeatures,
-        reconstruction: ContinuousMemoryReconstruction,
-        anomaly_map_generator: AnomalyMapGenerator,
-    ) -> None:
-        super().__init__()
-        self.feature_extractor = feature_extractor
-        self.reconstruction = reconstruction
-        self.anomaly_map_generator = anomaly_map_generator
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | InferenceBatch:
-        """Run the model.
-
-        Args:
-            images: Normalised images, B x 3 x height x width.
-
-        Returns:
-            In training mode ``(x_hat, x)``, what the loss compares, both B x C x H x W. Otherwise an
-            ``InferenceBatch`` with ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of B x 1 x height x width.
-        """
-        features = self.feature_extractor(images)
-        reconstruction = self.reconstruction(features)
-        if self.training:
-            return reconstruction, features
-        anomaly_map, pred_score = self.anomaly_map_generator(features, reconstruction)
-        return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
+    reconstruction: ContinuousMemoryReconstruction
