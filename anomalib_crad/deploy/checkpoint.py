@@ -7,19 +7,17 @@ Lightning and torch speak of pickles and keys of a state dict where a user has n
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
-from pickle import UnpicklingError  # noqa: S403 - the error, not the pickles
 from typing import TYPE_CHECKING
 
 from anomalib.models import AnomalibModule
 
+from anomalib_crad.models.components.checkpoint_file import check_checkpoint_file
 from anomalib_crad.post_processing import CategoryPostProcessor
 
 if TYPE_CHECKING:
     from anomalib_crad.post_processing import Thresholds
 
-_NOT_LIGHTNING = (UnpicklingError, zipfile.BadZipFile, EOFError, UnicodeDecodeError, AttributeError)
 #: What a constructor, ``load_state_dict`` and our models say of another model's checkpoint.
 _OTHER_MODEL = (RuntimeError, TypeError, KeyError, ValueError)
 
@@ -44,11 +42,10 @@ def load_trained_model(path: str | Path, name: str = "Crad") -> AnomalibModule:
     if not path.is_file():
         msg = f"There is no checkpoint '{path}'."
         raise FileNotFoundError(msg)
+    # Of any model: anomalib's own would answer with torch's words.
+    check_checkpoint_file(path, model_class.checkpoint_safe_globals())
     try:
         model = model_class.load_from_checkpoint(path, map_location="cpu")
-    except _NOT_LIGHTNING as error:
-        msg = f"'{path}' is no checkpoint of anomalib's engine: {error}"
-        raise ValueError(msg) from error
     except _OTHER_MODEL as error:
         msg = f"'{path}' is no checkpoint of {name}. Name the class that was trained. {_first_line(error)}"
         raise ValueError(msg) from error
