@@ -12,9 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from anomalib_crad.metrics.category import IMAGE_METRICS, METRIC_NAMES, ImageRecord
 from anomalib_crad.metrics.evaluation import Evaluation
 from anomalib_crad.metrics.evaluator import CategoryEvaluator
+from anomalib_crad.models.components.scoring import image_score
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -84,12 +87,5 @@ def largest_window_mean(anomaly_map: NDArray[np.float32], window: int) -> float:
     Returns:
         The mean.
     """
-    import numpy as np
-
-    sums = anomaly_map.astype(np.float64)
-    for axis in (0, 1):
-        side = min(window, sums.shape[axis])
-        totals = np.insert(sums.cumsum(axis=axis), 0, 0, axis=axis)
-        upper, lower = np.arange(side, totals.shape[axis]), np.arange(totals.shape[axis] - side)
-        sums = (totals.take(upper, axis=axis) - totals.take(lower, axis=axis)) / side
-    return float(sums.max())
+    # In double precision, so that no map's scale costs it digits.
+    return image_score(torch.from_numpy(anomaly_map)[None, None].double(), window).item()
