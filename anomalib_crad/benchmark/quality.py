@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anomalib.models
 import timm
 from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning.fabric.utilities.seed import seed_everything
@@ -154,7 +155,23 @@ def _model(settings: dict[str, Any], seed: int) -> AnomalibModule:
     if "seed" in inspect.signature(model_class).parameters:
         arguments["seed"] = seed
     arguments["pre_processor"] = _pre_processor(model_class, settings)
-    return model_class(**arguments, evaluator=CommonScoreEvaluator(settings["score_window"]), visualizer=False)
+    model = model_class(**arguments, evaluator=CommonScoreEvaluator(settings["score_window"]), visualizer=False)
+    _check_textures(model, name)
+    return model
+
+
+def _check_textures(model: AnomalibModule, name: str) -> None:
+    """Refuse a model that paints defects from textures and found none.
+
+    A download of textures that failed leaves an empty folder, with which anomalib trains another method from then on.
+    """
+    augmenter = getattr(model, "augmenter", None)
+    if isinstance(augmenter, PerlinAnomalyGenerator) and not augmenter.anomaly_source_paths:
+        msg = (
+            f"{name} paints defects from textures and its dtd_dir (./datasets/dtd, if init_args do not set it) holds "
+            "none, as a download that failed leaves it. Delete that folder, to have it downloaded, or fill it."
+        )
+        raise ValueError(msg)
 
 
 def _pre_processor(model_class: type[AnomalibModule], settings: dict[str, Any]) -> PreProcessor:

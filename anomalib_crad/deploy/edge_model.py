@@ -8,16 +8,15 @@ the bytes that a camera delivers, a quarter of the memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_crad.deploy.frames import read_frame
+from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.prediction import Prediction
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import openvino
     from numpy.typing import NDArray
 
@@ -37,7 +36,7 @@ class EdgeModel:
         throughput: Compile for many images at once instead of the shortest time for one. Defaults to ``False``.
 
     Raises:
-        ImportError: If OpenVINO is not installed.
+        ModuleNotFoundError: If OpenVINO is not installed.
         ValueError: If the category has no threshold of its own.
     """
 
@@ -52,7 +51,9 @@ class EdgeModel:
         self.category = category
         self._thresholds = package.thresholds
         self._thresholds.thresholds.of(category)  # an unknown category is an error before the first image
-        openvino = import_openvino()
+        require_packages("Running a package", "openvino")
+        import openvino
+
         model = _take_bytes(openvino.Core().read_model(package.model_path))
         self._sides = model.input().partial_shape[1:3]
         self.compiled = openvino.Core().compile_model(
@@ -121,34 +122,10 @@ class EdgeModel:
         return Prediction(name, score.item(), bool(label.item()), anomaly_map[0, 0])
 
 
-def import_openvino() -> ModuleType:
-    """Import OpenVINO, or say how to install it.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise ImportError(missing_extra("openvino")) from error
-    return openvino
-
-
-def missing_extra(package: str) -> str:
-    """Return the message for an optional dependency of exports that is not installed.
-
-    Args:
-        package: Its name.
-    """
-    return f"{package} is not installed. Install what exports need: pip install 'anomalib-crad[openvino]'."
-
-
 def _take_bytes(model: openvino.Model) -> openvino.Model:
     """Put in front of a graph what turns N x height x width x 3 bytes into what it takes."""
-    openvino: Any = import_openvino()
+    import openvino
+
     steps = openvino.preprocess.PrePostProcessor(model)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)

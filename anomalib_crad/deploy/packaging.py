@@ -20,12 +20,13 @@ from anomalib.deploy import CompressionType
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_crad.deploy.checkpoint import found_thresholds
-from anomalib_crad.deploy.edge_model import OUTPUTS, EdgeModel, import_openvino, missing_extra
+from anomalib_crad.deploy.edge_model import OUTPUTS, EdgeModel
 from anomalib_crad.deploy.frames import read_frame
 from anomalib_crad.deploy.package import MODEL, README, SAMPLE, WEIGHTS, EdgePackage, file_hash, write_metadata
 from anomalib_crad.deploy.package_readme import package_readme
 from anomalib_crad.deploy.whole_folder import written_whole
 from anomalib_crad.metrics.results import describe_model, describe_versions, plain
+from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.post_processing import read_thresholds
 
 if TYPE_CHECKING:
@@ -88,12 +89,12 @@ def write_package(
 
     Raises:
         FileExistsError: If ``folder`` exists.
-        ImportError: If an optional dependency of exports is not installed.
+        ModuleNotFoundError: If an optional dependency of exports is not installed.
         OSError: If the folder cannot be written, or the sample cannot be read.
         RuntimeError: If the exported model does not agree with the trained one.
         ValueError: If the model was not trained and validated, or the sample is not of 8 bits.
     """
-    import_openvino()
+    require_packages("A package for a device", "openvino", "onnx", "onnxscript")
     found_thresholds(model)
     origin = _Origin(model.eval().cpu(), None if checkpoint is None else Path(checkpoint), compression_type)
     trained = _predict(model, Path(sample))
@@ -121,10 +122,7 @@ def _predict(model: AnomalibModule, sample: Path) -> tuple[float, bool]:
 def _export(origin: _Origin, whole: Path, datamodule: AnomalibDataModule | None) -> None:
     """Export, and leave the two files where a package has them."""
     root = whole / "export"
-    try:
-        exported = origin.model.to_openvino(root, compression_type=origin.compression, datamodule=datamodule)
-    except ModuleNotFoundError as error:
-        raise ImportError(missing_extra(error.name or "A package for exports")) from error
+    exported = origin.model.to_openvino(root, compression_type=origin.compression, datamodule=datamodule)
     (whole / MODEL).parent.mkdir()
     exported.replace(whole / MODEL)
     exported.with_suffix(".bin").replace(whole / WEIGHTS)

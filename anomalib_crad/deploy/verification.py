@@ -60,7 +60,7 @@ def verify_package(folder: str | Path, device: str = "CPU") -> Verification:
 
     Raises:
         FileNotFoundError: If the folder is no package, or is incomplete.
-        ImportError: If OpenVINO is not installed.
+        ModuleNotFoundError: If OpenVINO is not installed.
         ValueError: If a file was altered.
     """
     package = EdgePackage.open(folder)

@@ -17,9 +17,10 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torchmetrics import Metric
 
+from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.post_processing import write_thresholds
 
-from .export.checks import check_is_trained, exportable_size, require_packages
+from .export.checks import check_is_trained, exportable_size
 from .export.compression import check_compression, compress_file
 from .export.node_names import name_nodes_by_module
 from .export.quiet import quiet_exporter, quiet_quantizer

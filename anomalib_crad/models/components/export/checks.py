@@ -6,31 +6,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_utilities.core.imports import module_available
 from torch.nn.modules.batchnorm import _BatchNorm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
-
-EXTRA = "anomalib-crad[openvino]"
-
-
-def require_packages(purpose: str, *names: str) -> None:
-    """See that optional packages are installed.
-
-    Args:
-        purpose: What they are needed for.
-        *names: Their modules.
-
-    Raises:
-        ModuleNotFoundError: If one is missing, naming the extra that brings it.
-    """
-    missing = [name for name in names if not module_available(name)]
-    if missing:
-        msg = f"{purpose} needs {', '.join(missing)}, which is not installed: pip install '{EXTRA}'."
-        raise ModuleNotFoundError(msg, name=missing[0])
 
 
 def check_is_trained(module: nn.Module) -> None:

@@ -15,8 +15,9 @@ from anomalib.deploy import CompressionType
 from anomalib.metrics import F1Score
 from torchmetrics import Metric
 
+from anomalib_crad.optional_packages import require_packages
+
 from .calibration import CALIBRATION_IMAGES, GraphImages
-from .checks import require_packages
 from .half_precision import halve_weights
 from .quantization import compress_weights, input_size, quantize, quantize_with_accuracy_control
 
