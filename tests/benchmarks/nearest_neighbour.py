@@ -14,11 +14,12 @@ import csv
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from anomalib.data import get_datamodule
+from random_crad import preprocessed
 from rich.console import Console
 from torch.nn import functional
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from anomalib_crad import Crad
+    from anomalib_crad.models.crad.anomaly_map import AnomalyMapGenerator
 
 #: Smoothing window and score window, in pixels.
 POOLINGS = {"as Crad": (21, 32), "window of 32": (1, 32), "window of 16": (1, 16), "maximum": (1, 1)}
@@ -139,7 +141,7 @@ def measure(
     Yields:
         A row of the table: the AUROC of each category, and their mean.
     """
-    size = model.model.anomaly_map_generator.image_size
+    size = cast("AnomalyMapGenerator", model.model.anomaly_map_generator).image_size
     maps: dict[str, list[torch.Tensor]] = {name: [] for name in ways}
     labels: list[bool] = []
     categories: list[str] = []
@@ -166,7 +168,7 @@ def _features(
     category = CategoryLookup(dataloader, datamodule)
     for batch in dataloader:
         with torch.inference_mode():
-            features = model.model.feature_extractor(model.pre_processor(batch.image)).clone()
+            features = model.model.feature_extractor(preprocessed(model, batch.image)).clone()
         yield features, batch.gt_label.tolist(), [category(path) for path in batch.image_path]
 
 
