@@ -9,8 +9,3 @@ Why not ``anomalib benchmark``: its table takes its columns from the first job, 
 cannot share a run; it passes no trainer arguments, seeds after a model is built, keeps nothing of a stopped run, and
 one failing job ends it. It also measures after post-processing, and no cost.
 """
-
-from anomalib_crad.benchmark.plan import Plan, read_plan
-from anomalib_crad.benchmark.runner import run_benchmark
-
-__all__ = ["Plan", "read_plan", "run_benchmark"]

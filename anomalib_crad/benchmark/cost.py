@@ -3,24 +3,27 @@
 """What a trained model costs where it is used: time, memory, arithmetic and disk, in PyTorch and in OpenVINO.
 
 Measured is the exported model as a user would run it, with pre- and post-processing inside, on an image that is in
-memory already. Every runtime is measured in a process of its own, so that one's memory is not counted with another's.
+memory already. Every runtime is measured in a process of its own, so that one's memory is not counted with another's;
+torch is imported for PyTorch only.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_crad.benchmark.machine import load_average, peak_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import torch
 
 
 def measure_cost(runtime: str, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -35,8 +38,10 @@ def measure_cost(runtime: str, path: Path, settings: dict[str, Any]) -> dict[str
         Latency in milliseconds (median, 90th percentile), throughput in images per second, peak memory and size on
         disk in bytes; for PyTorch also numbers of parameters, stored values and multiply-adds. As plain data.
     """
+    # What a process takes before any model is loaded; a pickled model is of anomalib's classes.
+    import_module("anomalib.models" if runtime == "PyTorch" else "openvino")
     before = peak_memory()
-    threads = settings["threads"] or torch.get_num_threads()
+    threads = settings["threads"] or os.cpu_count() or 1
     rng = np.random.default_rng(0)
     # Noise, not zeros: features near zero make denormal numbers, on which processors are slow.
     images = rng.random((settings["batch_size"], 3, *settings["image_size"]), dtype=np.float32)
@@ -59,6 +64,7 @@ def measure_cost(runtime: str, path: Path, settings: dict[str, Any]) -> dict[str
     }
     try:
         if runtime == "OpenVINO":
+            del run  # one compiled model at a time, as in use
             run, _ = _openvino(path, threads, "THROUGHPUT")
         seconds = statistics.median(_times(run, images, 1, settings["batch_runs"]))
     except Exception as error:  # noqa: BLE001  # a model that takes single images only has a latency all the same
@@ -80,6 +86,8 @@ def _times(run: Callable[[np.ndarray], object], images: np.ndarray, warm_up: int
 
 
 def _pytorch(path: Path, threads: int, image: np.ndarray) -> tuple[Callable[[np.ndarray], object], dict[str, Any]]:
+    import torch
+
     torch.set_num_threads(threads)
     # A pickle of this benchmark's own, of models of any class.
     model = torch.load(path, map_location="cpu", weights_only=False)["model"].eval().requires_grad_(requires_grad=False)
@@ -92,6 +100,8 @@ def _pytorch(path: Path, threads: int, image: np.ndarray) -> tuple[Callable[[np.
 
 
 def _counts(model: torch.nn.Module, run: Callable[[np.ndarray], object], image: np.ndarray) -> dict[str, Any]:
+    from torch.utils.flop_counter import FlopCounterMode
+
     counter = FlopCounterMode(display=False)
     with counter:
         run(image)

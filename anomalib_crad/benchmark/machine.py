@@ -6,13 +6,10 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import anomalib_crad
 
@@ -21,6 +18,9 @@ _PACKAGES = ("anomalib", "torch", "timm", "lightning", "openvino")
 
 def describe_machine() -> dict[str, Any]:
     """Describe processor, accelerator, memory and versions, as plain data."""
+    # A process that measures OpenVINO has no torch in its memory, and gets none before it has measured.
+    import torch
+
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -40,8 +40,16 @@ def load_average() -> float:
 
 def peak_memory() -> int:
     """Return the largest memory of this process so far, in bytes: of the accelerator if it was used, or resident."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not from getrusage, whose peak on Linux begins with that of the process which started this one.
+        peak = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(peak.split()[1])
+    import resource  # there is none on Windows
+
     # Kilobytes, but on macOS bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
