@@ -3,7 +3,7 @@
 """Agreement of an exported model with the model it came from.
 
 Both see the same image files and both pre-process them: the trained model through anomalib's engine, the exported one
-through anomalib's ``OpenVINOInferencer``. Compared is what a user acts on, the image score and the label.
+in its graph, run by OpenVINO. Compared is what a user acts on, the image score and the label.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-from anomalib.deploy import OpenVINOInferencer
 from rich.progress import track
+
+from anomalib_crad.deploy.compiled import compile_for_bytes
+from anomalib_crad.deploy.frames import read_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,21 +68,22 @@ def compare_with_openvino(predictions: Sequence[Prediction], model_path: Path, d
         Scores and labels of both.
 
     Raises:
-        ValueError: If there are no predictions.
+        ModuleNotFoundError: If OpenVINO is not installed.
+        OSError: If an image cannot be read.
+        ValueError: If there are no predictions, or an image is not of 8 bits.
     """
     if not predictions:
         msg = "predictions is empty: there is nothing to compare the exported model with."
         raise ValueError(msg)
-    # Processors with bfloat16 use it unasked, which is faster and three digits short.
-    inferencer = OpenVINOInferencer(model_path, device=device, config={"INFERENCE_PRECISION_HINT": "f32"})
+    model = compile_for_bytes(model_path, device)
     rows = []
     for prediction in track(predictions, description="Running the exported model"):
-        exported = inferencer.predict(prediction.image_path)
+        exported = model(read_frame(prediction.image_path)[None])
         rows.append({
             "image_path": prediction.image_path,
             "score": prediction.score,
             "label": prediction.label,
-            "exported_score": np.asarray(exported.pred_score).item(),
-            "exported_label": bool(np.asarray(exported.pred_label).item()),
+            "exported_score": exported["pred_score"].item(),
+            "exported_label": bool(exported["pred_label"].item()),
         })
     return Agreement(pd.DataFrame(rows))

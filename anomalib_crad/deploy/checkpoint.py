@@ -8,18 +8,21 @@ Lightning and torch speak of pickles and keys of a state dict where a user has n
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from anomalib.models import AnomalibModule
+from anomalib.utils.serialization import anomalib_safe_globals
 
+from anomalib_crad.deploy.package import file_hash
 from anomalib_crad.models.components.checkpoint_file import check_checkpoint_file
 from anomalib_crad.post_processing import CategoryPostProcessor
 
 if TYPE_CHECKING:
     from anomalib_crad.post_processing import Thresholds
 
-#: What a constructor, ``load_state_dict`` and our models say of another model's checkpoint.
-_OTHER_MODEL = (RuntimeError, TypeError, KeyError, ValueError)
+#: What a constructor and ``load_state_dict`` raise, of another model's checkpoint and for reasons of their own.
+_NOT_BUILT = (RuntimeError, TypeError, KeyError, ValueError)
 
 
 def load_trained_model(path: str | Path, name: str = "Crad") -> AnomalibModule:
@@ -34,23 +37,48 @@ def load_trained_model(path: str | Path, name: str = "Crad") -> AnomalibModule:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint, or of another model, or of one that was never validated; or no model has
-            that name.
+        ValueError: If it is no checkpoint, or of another model, or of one that was never validated; or the model cannot
+            be built; or no model has that name.
     """
     model_class = _model_class(name)
     path = Path(path)
-    if not path.is_file():
-        msg = f"There is no checkpoint '{path}'."
-        raise FileNotFoundError(msg)
-    # Of any model: anomalib's own would answer with torch's words.
-    check_checkpoint_file(path, model_class.checkpoint_safe_globals())
+    _check_file(path, model_class)
     try:
         model = model_class.load_from_checkpoint(path, map_location="cpu")
-    except _OTHER_MODEL as error:
-        msg = f"'{path}' is no checkpoint of {name}. Name the class that was trained. {_first_line(error)}"
+    except _NOT_BUILT as error:
+        msg = f"Cannot load '{path}' as a {name}. If another class was trained, name that. {_first_line(error)}"
         raise ValueError(msg) from error
     found_thresholds(model)
     return model.eval()
+
+
+def describe_checkpoint(path: str | Path, model_class: type[AnomalibModule]) -> dict[str, Any]:
+    """Note down which checkpoint it is and how long it was trained; a model's arguments say how long it could be.
+
+    Args:
+        path: Checkpoint of anomalib's engine.
+        model_class: Class of the model.
+
+    Returns:
+        ``file``, ``sha256``, ``epochs`` and ``steps``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint of a training.
+    """
+    path = Path(path)
+    _check_file(path, model_class)
+    with anomalib_safe_globals(extra=model_class.checkpoint_safe_globals()):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not content.keys() >= {"epoch", "global_step"}:
+        msg = f"'{path}' does not say how long it was trained (epoch, global_step). Pass the file of the training."
+        raise ValueError(msg)
+    return {
+        "file": path.name,
+        "sha256": file_hash(path),
+        "epochs": content["epoch"] + 1,
+        "steps": content["global_step"],
+    }
 
 
 def found_thresholds(model: AnomalibModule) -> Thresholds:
@@ -85,6 +113,14 @@ def found_thresholds(model: AnomalibModule) -> Thresholds:
         )
         raise ValueError(msg)
     return processor.thresholds
+
+
+def _check_file(path: Path, model_class: type[AnomalibModule]) -> None:
+    if not path.is_file():
+        msg = f"There is no checkpoint '{path}'."
+        raise FileNotFoundError(msg)
+    # Of any model: anomalib's own would answer with torch's words.
+    check_checkpoint_file(path, model_class.checkpoint_safe_globals())
 
 
 def _model_class(name: str) -> type[AnomalibModule]:

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The model of a package, run by OpenVINO: one image after another.
-
-The graph wants numbers from 0 to 1, channels first. That conversion is compiled into it here, so that images go in as
-the bytes that a camera delivers, a quarter of the memory.
-"""
+"""The model of a package, run by OpenVINO: one image after another."""
 
 from __future__ import annotations
 
@@ -12,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anomalib_crad.deploy.compiled import compile_for_bytes
 from anomalib_crad.deploy.frames import read_frame
-from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -51,20 +47,8 @@ class EdgeModel:
         self.category = category
         self._thresholds = package.thresholds
         self._thresholds.thresholds.of(category)  # an unknown category is an error before the first image
-        require_packages("Running a package", "openvino")
-        import openvino
-
-        model = _take_bytes(openvino.Core().read_model(package.model_path))
-        self._sides = model.input().partial_shape[1:3]
-        self.compiled = openvino.Core().compile_model(
-            model,
-            device,
-            {
-                "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
-                # Processors with bfloat16 use it unasked, which is faster and three digits short.
-                "INFERENCE_PRECISION_HINT": "f32",
-            },
-        )
+        self.compiled = compile_for_bytes(package.model_path, device, throughput)
+        self._sides = self.compiled.input().partial_shape[1:3]
         self._request = self.compiled.create_infer_request()
 
     def predict(self, frame: Frame) -> Prediction:
@@ -120,14 +104,3 @@ class EdgeModel:
             own = self._thresholds.predict(self.category, score, anomaly_map)
             score, label, anomaly_map = own.pred_score, own.pred_label, own.anomaly_map
         return Prediction(name, score.item(), bool(label.item()), anomaly_map[0, 0])
-
-
-def _take_bytes(model: openvino.Model) -> openvino.Model:
-    """Put in front of a graph what turns N x height x width x 3 bytes into what it takes."""
-    import openvino
-
-    steps = openvino.preprocess.PrePostProcessor(model)
-    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
-    steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
-    steps.input().model().set_layout(openvino.Layout("NCHW"))
-    return steps.build()

@@ -2,8 +2,8 @@
 
 """Images as an exported model gets them: a file, or the pixels that a camera delivers.
 
-Files are read as anomalib reads them for training, by Pillow and as RGB. What Pillow would clip without a word is
-refused, as it is refused in the training data.
+Files are read as anomalib reads them for training, by Pillow and as RGB: of 16-bit colours it takes the upper 8 bits.
+What Pillow would clip without a word, grey of more than 8 bits, is refused, as it is refused in the training data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_frame(frame: Frame) -> NDArray[np.uint8]:
 
     Raises:
         OSError: If the file is missing or cannot be decoded.
-        ValueError: If the file holds more than 8 bits a channel, or pixels are of another shape or type.
+        ValueError: If the file is grey and holds more than 8 bits, or pixels are of another shape or type.
     """
     if isinstance(frame, np.ndarray):
         return _rgb(frame)

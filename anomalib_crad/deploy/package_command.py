@@ -50,10 +50,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
     add_datamodule_arguments(parser, arguments)
     parsed = parser.parse_args(arguments)
     try:
+        # First, since data may take long to fetch and to look through.
+        model = load_trained_model(parsed.ckpt_path, parsed.model)
         datamodule = None if parsed.data is None else parser.instantiate_classes(parsed).data
         sample = parsed.sample or choose_sample(datamodule)
         package = write_package(
-            load_trained_model(parsed.ckpt_path, parsed.model),
+            model,
             parsed.output,
             sample,
             checkpoint=parsed.ckpt_path,

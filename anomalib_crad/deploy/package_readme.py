@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,8 +24,11 @@ Run it on a folder of images, with a CSV file and overlay pictures as the result
 
     python -m anomalib_crad stream . --images FOLDER --output RESULTS
 
-Without that package, OpenVINO alone is enough: `examples/` of anomalib-crad has a Python and a C++ program.
-OpenVINO Model Server: `ovms --model_name {name} --model_path "$PWD" --rest_port 8000`.
+Without that package, OpenVINO alone is enough: `examples/` of anomalib-crad has a Python and a C++ program. OpenVINO
+Model Server, told not to round to bfloat16:
+
+    ovms --model_name {quoted} --model_path "$PWD" --rest_port 8000 \\
+        --plugin_config '{{"INFERENCE_PRECISION_HINT": "f32"}}'
 
 - `1/model.xml`, `1/model.bin`: the model. `metadata.json`: thresholds, settings, versions, hashes.
 - `{sample}`: a sample; its score is {score:.4f}, {label}. It is a copy of an image that the maker of this folder chose
@@ -45,6 +49,7 @@ def package_readme(name: str, metadata: Mapping[str, Any]) -> str:
     sample = metadata["sample"]
     return _TEMPLATE.format(
         name=name,
+        quoted=shlex.quote(name),
         model=metadata["name"],
         precision=metadata["precision"],
         created=metadata["created"][:10],

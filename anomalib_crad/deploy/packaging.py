@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.deploy import CompressionType
-from anomalib.utils.serialization import anomalib_safe_globals
 
-from anomalib_crad.deploy.checkpoint import found_thresholds
+from anomalib_crad.deploy.checkpoint import describe_checkpoint, found_thresholds
 from anomalib_crad.deploy.edge_model import OUTPUTS, EdgeModel
 from anomalib_crad.deploy.frames import read_frame
 from anomalib_crad.deploy.package import MODEL, README, SAMPLE, WEIGHTS, EdgePackage, file_hash, write_metadata
@@ -27,10 +26,10 @@ from anomalib_crad.deploy.package_readme import package_readme
 from anomalib_crad.deploy.whole_folder import written_whole
 from anomalib_crad.metrics.results import describe_model, describe_versions, plain
 from anomalib_crad.optional_packages import require_packages
-from anomalib_crad.post_processing import read_thresholds
+from anomalib_crad.post_processing import read_thresholds, write_thresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anomalib.data import AnomalibDataModule
     from anomalib.models import AnomalibModule
@@ -52,12 +51,12 @@ class _Origin:
 
     Attributes:
         model: The trained model.
-        checkpoint: File that it was loaded from, if it was.
+        checkpoint: What is noted down of the file that it was loaded from, if it was.
         compression: How the exported one is compressed.
     """
 
     model: AnomalibModule
-    checkpoint: Path | None
+    checkpoint: Mapping[str, Any] | None
     compression: CompressionType | None
 
 
@@ -81,7 +80,7 @@ def write_package(
             Defaults to ``None``.
         compression_type: How weights are compressed or the model is quantised. Defaults to ``None``: not at all.
         datamodule: Images for quantisation. Defaults to ``None``.
-        categories: What the model was trained on; those that have thresholds of their own are known without it.
+        categories: What the model was trained on, beside the categories of its validation, which are known.
             Defaults to none.
 
     Returns:
@@ -89,14 +88,18 @@ def write_package(
 
     Raises:
         FileExistsError: If ``folder`` exists.
+        FileNotFoundError: If ``checkpoint`` does not exist.
         ModuleNotFoundError: If an optional dependency of exports is not installed.
         OSError: If the folder cannot be written, or the sample cannot be read.
         RuntimeError: If the exported model does not agree with the trained one.
-        ValueError: If the model was not trained and validated, or the sample is not of 8 bits.
+        ValueError: If the model was not trained and validated, ``checkpoint`` is none, ``compression_type`` is unknown,
+            or the sample is not of 8 bits.
     """
     require_packages("A package for a device", "openvino", "onnx", "onnxscript")
+    compression = None if compression_type is None else CompressionType(compression_type)
     found_thresholds(model)
-    origin = _Origin(model.eval().cpu(), None if checkpoint is None else Path(checkpoint), compression_type)
+    described = None if checkpoint is None else describe_checkpoint(checkpoint, type(model))
+    origin = _Origin(model.eval().cpu(), described, compression)
     trained = _predict(model, Path(sample))
     with written_whole(folder) as whole:
         _export(origin, whole, datamodule)
@@ -105,7 +108,7 @@ def write_package(
         metadata = _metadata(origin, whole, categories)
         # The exported model is run as the package will run it, from a package without an expectation yet.
         exported = EdgeModel(EdgePackage(whole, metadata)).predict(whole / sample_name)
-        metadata["sample"] = {"file": sample_name, **_expectation(trained, exported, compression_type)}
+        metadata["sample"] = {"file": sample_name, **_expectation(trained, exported, compression)}
         (whole / README).write_text(package_readme(Path(folder).name, metadata), encoding="utf-8")
         write_metadata(whole, metadata)
     return EdgePackage.open(folder)
@@ -123,6 +126,8 @@ def _export(origin: _Origin, whole: Path, datamodule: AnomalibDataModule | None)
     """Export, and leave the two files where a package has them."""
     root = whole / "export"
     exported = origin.model.to_openvino(root, compression_type=origin.compression, datamodule=datamodule)
+    # Our models have done so, anomalib's have not.
+    write_thresholds(exported, origin.model.post_processor)
     (whole / MODEL).parent.mkdir()
     exported.replace(whole / MODEL)
     exported.with_suffix(".bin").replace(whole / WEIGHTS)
@@ -133,32 +138,22 @@ def _metadata(origin: _Origin, whole: Path, categories: Sequence[str]) -> dict[s
     """Collect what is known of the model, as plain data."""
     thresholds = read_thresholds(whole / MODEL)
     model = describe_model(origin.model)
+    known = {*thresholds.thresholds.categories, *origin.model.post_processor.validated_categories}
     image_size = model["hyper_parameters"].get("image_size") or origin.model.input_size
     return plain({
         "name": model["class"].rpartition(".")[2],
-        "categories": sorted({*thresholds.thresholds.categories, *categories}),
+        "categories": sorted({*known, *categories}),
         "thresholds": json.loads(thresholds.to_json()),
         "image_size": image_size,
         "precision": "FP32" if origin.compression is None else origin.compression.name,
         "input": "images x 3 x height x width of any size, red, green, blue, from 0 to 1",
         "outputs": OUTPUTS,
         "weights_sha256": file_hash(whole / WEIGHTS),
-        "checkpoint": _describe_checkpoint(origin),
+        "checkpoint": origin.checkpoint,
         "training": model,
         "versions": describe_versions(("openvino", "onnx", "nncf")),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     })
-
-
-def _describe_checkpoint(origin: _Origin) -> dict[str, Any] | None:
-    """Note down which checkpoint it was and how long it was trained; a model's arguments say how long it could be."""
-    path = origin.checkpoint
-    if path is None:
-        return None
-    with anomalib_safe_globals(extra=origin.model.checkpoint_safe_globals()):
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    progress = {"epochs": content["epoch"] + 1, "steps": content["global_step"]}
-    return {"file": path.name, "sha256": file_hash(path), **progress}
 
 
 def _expectation(

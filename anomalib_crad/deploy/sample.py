@@ -19,19 +19,23 @@ def choose_sample(datamodule: AnomalibDataModule | None) -> Path:
     """Choose a test image, an anomalous one if there is one: it shows more of what the model does.
 
     Args:
-        datamodule: Where to look; it is set up. ``None`` if the user named no data.
+        datamodule: Where to look; it is prepared and set up. ``None`` if the user named no data.
 
     Returns:
         The first such image.
 
     Raises:
-        ValueError: If there is nowhere to look.
+        ValueError: If there is nowhere to look, or nothing to find.
     """
     if datamodule is None:
         msg = "A package needs a sample image. Name one with --sample, or images with --data or --config."
         raise ValueError(msg)
+    datamodule.prepare_data()
     datamodule.setup()
     samples = datamodule.test_data.samples
+    if samples.empty:
+        msg = f"There are no test images in {datamodule.name}. Name an image with --sample."
+        raise ValueError(msg)
     anomalous = samples[samples["label_index"] == LabelName.ABNORMAL]
     return Path((samples if anomalous.empty else anomalous)["image_path"].iloc[0])
 

@@ -76,7 +76,7 @@ def stream_folder(
         model: The model, compiled for throughput.
         images: The folder, or one image.
         output: Folder for ``results.csv`` and ``overlays``, which has the folders of ``images``; files of an earlier
-            run are replaced.
+            run are replaced, but its pictures of images that are no longer there stay.
         overlays: Which images to draw: ``"all"``, ``"anomalous"`` or ``"none"``. Defaults to ``"all"``.
         console: Where to show progress. Defaults to ``None``: nowhere.
 
@@ -99,13 +99,14 @@ def stream_folder(
         msg = f"output '{output}' lies in images '{images}': its pictures would be images of the next run. Move it out."
         raise ValueError(msg)
     paths = get_image_filenames(images)
-    root = images if images.is_dir() else images.parent
+    # A link to an image keeps its own name; a folder's images are found below what the folder's path resolves to.
+    names = [path.relative_to(images.resolve()) for path in paths] if images.is_dir() else [Path(images.name)]
     summary = StreamSummary()
 
     def rows() -> Iterator[dict[str, Any]]:
         results = stream(model, paths)
         for result in track(results, "Streaming", len(paths), console=console, disable=console is None):
-            name = paths[result.index].relative_to(root.resolve() if paths[0].is_absolute() else root)
+            name = names[result.index]
             _count(result, summary)
             yield _row(result, name.as_posix(), _save_overlay(result, output, name, overlays))
 
@@ -117,7 +118,7 @@ def stream_folder(
 
 def _count(result: StreamResult, summary: StreamSummary) -> None:
     if result.prediction is None:
-        logger.warning("Skipped: %s", result.error)
+        logger.warning("Skipped '%s': %s", result.name, result.error)
         summary.skipped += 1
     else:
         summary.images += 1

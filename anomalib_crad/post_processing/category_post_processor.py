@@ -14,6 +14,7 @@ import rich
 from anomalib.data import Batch
 from lightning import LightningModule, Trainer
 
+from anomalib_crad.metrics.lookup import ONLY_CATEGORY
 from anomalib_crad.post_processing.batch_categories import BatchCategories
 from anomalib_crad.post_processing.epoch_scores import EpochScores, find_thresholds
 from anomalib_crad.post_processing.report import ThresholdReport, save_report, threshold_report
@@ -51,6 +52,7 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
 
     Attributes:
         report (ThresholdReport | None): What the thresholds did to the last test set, or ``None`` before the first.
+        validated_categories (tuple[str, ...]): Names of the categories in which thresholds were found, pooled or own.
 
     Raises:
         ValueError: If a rule is unknown, or a number is out of its range.
@@ -87,12 +89,14 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
         self.per_category = per_category
         self.pixel_false_alarm_rate = pixel_false_alarm_rate
         self.report: ThresholdReport | None = None
+        self.validated_categories: tuple[str, ...] = ()
         self._batch_categories = BatchCategories()
         self._scores = EpochScores()
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "rule", "target", "per_category", "pixel_false_alarm_rate")
+        own = ("rule", "target", "per_category", "pixel_false_alarm_rate", "validated_categories")
+        return (*super()._checkpoint_config_keys, *own)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to keep scores.
@@ -138,6 +142,7 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
         scores = self._finish()
         if not scores.categories or not _counts(trainer):
             return
+        self.validated_categories = tuple(sorted(set(scores.categories) - {ONLY_CATEGORY}))
         self.thresholds = find_thresholds(
             scores.categories,
             rule=self.rule,

@@ -5,8 +5,8 @@
 //   predict PACKAGE IMAGE [HEAT_MAP.png]
 //
 // Prints score and label as the Python example does, and writes the heat map as a grey picture, 0 to 255 for 0 to 1.
-// IMAGE is PNG or JPEG with 8 bits a channel; it may have any size, since the model resizes by itself. Exit code: 0, or
-// 1 after an error.
+// IMAGE is PNG or JPEG, read as for the training: of 16-bit colours the upper 8 bits count, 16-bit grey is refused, alpha
+// and gamma are left out. It may have any size, since the model resizes by itself. Exit code: 0, or 1 after an error.
 
 #include <algorithm>
 #include <cctype>
@@ -43,34 +43,75 @@ struct Image {
     throw std::runtime_error("'" + path.string() + "': " + reason);
 }
 
+// Opens a file that is closed on every way out.
+std::unique_ptr<std::FILE, int (*)(std::FILE*)> open_file(const fs::path& path) {
+    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.string().c_str(), "rb"), &std::fclose);
+    if (!file) {
+        fail(path, "cannot open it");
+    }
+    return file;
+}
+
+// libpng and libjpeg are C: they leave their functions by longjmp, over frames that own nothing.
+struct PngReader {
+    std::string message;
+    png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, &jump_out, &ignore);
+    png_infop info = png_create_info_struct(png);
+
+    PngReader() = default;
+    PngReader(const PngReader&) = delete;
+    PngReader& operator=(const PngReader&) = delete;
+    ~PngReader() { png_destroy_read_struct(&png, &info, nullptr); }
+
+    [[noreturn]] static void jump_out(png_structp png, png_const_charp message) {
+        static_cast<PngReader*>(png_get_error_ptr(png))->message = message;
+        png_longjmp(png, 1);
+    }
+
+    static void ignore(png_structp, png_const_charp) {}
+};
+
+bool decode_png(std::FILE* file, PngReader& reader, Image& image) {
+    if (setjmp(png_jmpbuf(reader.png)) != 0) {
+        return false;
+    }
+    png_init_io(reader.png, file);
+    png_read_info(reader.png, reader.info);
+    if (png_get_bit_depth(reader.png, reader.info) == 16 &&
+        png_get_color_type(reader.png, reader.info) == PNG_COLOR_TYPE_GRAY) {
+        png_error(reader.png, "grey of more than 8 bits; convert it to 8 bits, as for training");
+    }
+    png_set_expand(reader.png);
+    png_set_strip_16(reader.png);
+    png_set_strip_alpha(reader.png);
+    png_set_gray_to_rgb(reader.png);
+    const int passes = png_set_interlace_handling(reader.png);
+    png_read_update_info(reader.png, reader.info);
+    image.height = png_get_image_height(reader.png, reader.info);
+    image.width = png_get_image_width(reader.png, reader.info);
+    image.pixels.resize(image.height * image.width * 3);
+    for (int pass = 0; pass < passes; ++pass) {
+        for (std::size_t row = 0; row < image.height; ++row) {
+            png_read_row(reader.png, image.pixels.data() + row * image.width * 3, nullptr);
+        }
+    }
+    return true;
+}
+
 Image read_png(const fs::path& path) {
-    png_image png{};
-    png.version = PNG_IMAGE_VERSION;
-    if (!png_image_begin_read_from_file(&png, path.string().c_str())) {
-        fail(path, png.message);
+    const auto file = open_file(path);
+    PngReader reader;
+    if (reader.info == nullptr) {
+        fail(path, "libpng does not start");
     }
-    // Frees what libpng holds on every way out; libpng has done so already where it failed.
-    const std::unique_ptr<png_image, decltype(&png_image_free)> guard(&png, &png_image_free);
-    if (png.format & PNG_FORMAT_FLAG_LINEAR) {
-        fail(path, "more than 8 bits a channel; convert it to 8 bits, as for training");
-    }
-    // With alpha, which is dropped below: without it libpng would blend transparent pixels with a background, and the
-    // training does not.
-    png.format = PNG_FORMAT_RGBA;
-    std::vector<std::uint8_t> rgba(PNG_IMAGE_SIZE(png));
-    if (!png_image_finish_read(&png, nullptr, rgba.data(), 0, nullptr)) {
-        fail(path, png.message);
-    }
-    Image image{png.height, png.width, {}};
-    image.pixels.reserve(rgba.size() / 4 * 3);
-    for (std::size_t i = 0; i < rgba.size(); i += 4) {
-        image.pixels.insert(image.pixels.end(), {rgba[i], rgba[i + 1], rgba[i + 2]});
+    Image image;
+    if (!decode_png(file.get(), reader, image)) {
+        fail(path, reader.message);
     }
     return image;
 }
 
 #ifdef WITH_JPEG
-// libjpeg is C: it leaves its functions by longjmp, over frames that own nothing.
 struct JpegErrors {
     jpeg_error_mgr manager{};  // first, since libjpeg knows the whole by its address
     std::jmp_buf jump{};
@@ -110,10 +151,7 @@ bool decode_jpeg(std::FILE* file, jpeg_decompress_struct& info, JpegErrors& erro
 }
 
 Image read_jpeg(const fs::path& path) {
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.string().c_str(), "rb"), &std::fclose);
-    if (!file) {
-        fail(path, "cannot open it");
-    }
+    const auto file = open_file(path);
     JpegErrors errors;
     jpeg_decompress_struct info{};
     info.err = jpeg_std_error(&errors.manager);

@@ -30,14 +30,10 @@ def main() -> None:
     parser.add_argument("--device", default="CPU")
     options = parser.parse_args()
 
+    pixels = read_image(options.image)
     # f32: processors with bfloat16 use it unasked, which is faster and three digits short.
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     model = openvino.Core().compile_model(options.package / "1" / "model.xml", options.device, config)
-
-    image = Image.open(options.image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        raise SystemExit(f"'{options.image}' has more than 8 bits a channel; convert it to 8 bits, as for training.")
-    pixels = np.asarray(image.convert("RGB"), np.float32) / 255
     outputs = model(pixels.transpose(2, 0, 1)[None])  # 1 x 3 x height x width; the model resizes by itself
     score, heat_map = outputs["pred_score"].item(), outputs["anomaly_map"][0, 0]
     anomalous = bool(outputs["pred_label"].item())
@@ -54,6 +50,24 @@ def main() -> None:
     Image.fromarray(np.rint(heat_map * 255).astype(np.uint8)).save(options.heat_map)
 
 
+def read_image(path: Path) -> np.ndarray:
+    """Read an image as the training does.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height x width x 3 numbers from 0 to 1, red first.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode == "F" or image.mode.startswith("I"):
+                raise SystemExit(f"error: '{path}': grey of more than 8 bits; convert it to 8 bits, as for training")
+            return np.asarray(image.convert("RGB"), np.float32) / 255
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's, by format and damage
+        raise SystemExit(f"error: '{path}': {error}") from error
+
+
 def rescale(value: float | np.ndarray, level: str, category: str, thresholds: dict) -> float | np.ndarray:
     """Move from the threshold of all categories, which the model uses, to a category's own.
 
@@ -64,15 +78,19 @@ def rescale(value: float | np.ndarray, level: str, category: str, thresholds: di
         thresholds: That section of ``metadata.json``.
 
     Returns:
-        Score or map in (0, 1), where 0.5 is the category's threshold.
+        Score or map in (0, 1), where 0.5 is the category's threshold; unchanged where the level has no threshold.
     """
     if category not in thresholds["categories"]:
         known = ", ".join(thresholds["categories"]) or "none"
         raise SystemExit(f"category {category!r} has no threshold of its own; known: {known}.")
-    pooled = thresholds["pooled"][level]
+    pooled = thresholds["pooled"].get(level)
     own = thresholds["categories"][category].get(level, pooled)
-    centred = 2 * value - 1
-    raw = pooled["threshold"] + pooled["scale"] * centred / (1 - np.abs(centred))
+    if own is None:
+        return value
+    raw = value  # without a pooled threshold the model does not squash
+    if pooled is not None:
+        centred = 2 * value - 1
+        raw = pooled["threshold"] + pooled["scale"] * centred / (1 - np.abs(centred))
     distance = (raw - own["threshold"]) / own["scale"]
     return 0.5 * (1 + distance / (1 + np.abs(distance)))
 

@@ -4,31 +4,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
-import openvino
 import openvino.utils
 import pandas as pd
 import pytest
 import torch
 from anomalib.cli.cli import AnomalibCLI
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from anomalib_crad.deploy import EdgeModel, EdgePackage, package_command, verify_command
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from anomalib_crad.prediction import Prediction
 
 pytestmark = pytest.mark.slow
@@ -88,6 +84,11 @@ def images(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
     transparent = image.copy()
     transparent.putalpha(Image.linear_gradient("L").resize(image.size))
     transparent.save(folder / "transparent.png")
+    image.convert("1").save(folder / "one_bit.png")
+    linear = PngInfo()
+    linear.add(b"gAMA", struct.pack(">I", 100_000))  # which Pillow does not apply
+    image.save(folder / "gamma.png", pnginfo=linear)
+    cv2.imwrite(str(folder / "sixteen_bits.png"), np.asarray(image, np.uint16)[..., ::-1] * 257)
     return sorted(folder.iterdir())
 
 
@@ -114,7 +115,7 @@ def test_checkpoints_that_do_not_fit_are_plain_errors(
     sample = tiny_root / "blue" / "test" / "good" / "000.png"
     with pytest.raises(SystemExit, match="2"):
         package_command.main(["--ckpt_path", str(foreign), "--output", str(tmp_path / "out"), "--sample", str(sample)])
-    assert "is no checkpoint of Crad" in capsys.readouterr().err
+    assert "foreign.ckpt' as a Crad. If another class was trained, name that." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -161,10 +162,14 @@ def test_the_cpp_example(package: EdgePackage, images: list[Path], tmp_path: Pat
         assert label == expected.label
         _check_heat_map(tmp_path / "heat_map.png", expected)
 
-    cut = tmp_path / "cut.png"
-    cut.write_bytes(images[0].with_name("colour.png").read_bytes()[:2000])
+    for ending in (".png", ".jpg"):
+        content = images[0].with_name("colour" + ending).read_bytes()
+        (tmp_path / f"cut{ending}").write_bytes(content[: len(content) // 2])
+    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((4, 4), np.uint16))
     for arguments, message in {
-        (str(package.folder), str(cut)): "cut.png",
+        (str(package.folder), str(tmp_path / "cut.png")): "cut.png",
+        (str(package.folder), str(tmp_path / "cut.jpg")): "cut.jpg",
+        (str(package.folder), str(tmp_path / "deep.png")): "grey of more than 8 bits",
         (str(package.folder), "missing.png"): "there is no such file",
         (str(tmp_path), str(images[1])): "model.xml",
         (): "usage",
@@ -172,15 +177,6 @@ def test_the_cpp_example(package: EdgePackage, images: list[Path], tmp_path: Pat
         result = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
         assert result.returncode == 1
         assert message in result.stderr
-
-
-def test_the_client_of_the_model_server(package: EdgePackage, images: list[Path]) -> None:
-    expected = _expected(package, images[1])
-    with _stand_in_server(package) as url:
-        shown = _run(sys.executable, str(EXAMPLES / "model_server" / "client.py"), str(images[1]), "--url", url)
-    score, label = _parse(shown)
-    assert score == pytest.approx(expected.score, abs=1e-4)
-    assert label == expected.label
 
 
 def _state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -229,43 +225,3 @@ def _build_cpp(build: Path) -> str:
     (build / "features").write_text("JPEG" if "Found JPEG" in configured.stdout else "")
     _run(cmake, "--build", str(build))
     return str(build / "predict")
-
-
-@contextmanager
-def _stand_in_server(package: EdgePackage) -> Generator[str]:
-    """Speaks as much of KServe's protocol as the client does; there is no model server in a Python environment."""
-    model = openvino.Core().compile_model(package.model_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert self.path == "/v2/models/crad/infer"
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            length = int(self.headers["Inference-Header-Content-Length"])
-            head, raw = json.loads(body[:length]), body[length:]
-            (described,) = head["inputs"]
-            assert described["name"] == model.input().any_name
-            assert described["datatype"] == "FP32"
-            assert described["parameters"]["binary_data_size"] == len(raw)
-            outputs = model(np.frombuffer(raw, np.float32).reshape(described["shape"]))
-            answered = [
-                {"name": output["name"], "shape": [1], "datatype": "FP32", "data": outputs[output["name"]].tolist()}
-                for output in head["outputs"]
-            ]
-            answer = json.dumps({"model_name": "crad", "outputs": answered}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -181,6 +181,7 @@ def test_a_checkpoint_brings_everything_back(trained: tuple[Crad, Path, Path]) -
     loaded = Crad.load_from_checkpoint(checkpoint, post_processor=CategoryPostProcessor(rule="recall"))
     assert post_processor_of(loaded).thresholds == post_processor_of(model).thresholds
     assert post_processor_of(loaded).per_category
+    assert post_processor_of(loaded).validated_categories == CATEGORIES
     assert post_processor_of(loaded).rule == "best_f1", "as in anomalib, the arguments are those that were saved"
 
 

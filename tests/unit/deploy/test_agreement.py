@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from made_up_packages import make_package, save_image
 
 from anomalib_crad.deploy import Agreement, compare_with_openvino
+from anomalib_crad.prediction import Prediction
 
 
 def test_differences_are_counted_and_put_into_words() -> None:
@@ -31,6 +34,20 @@ def test_a_score_that_is_not_a_number_is_not_taken_for_agreement() -> None:
     columns = ["image_path", "score", "label", "exported_score", "exported_label"]
     agreement = Agreement(pd.DataFrame([["a.png", 0.5, False, float("nan"), False]], columns=columns))
     assert "differ by at most nan" in str(agreement)
+
+
+def test_an_exported_model_is_run_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_path = make_package(tmp_path / "package").model_path
+    paths = [save_image(tmp_path / f"{brightness}.png", brightness) for brightness in (51, 204)]
+    predictions = [Prediction(str(path), 0.25, label=False, anomaly_map=np.zeros((4, 4))) for path in paths]
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    agreement = compare_with_openvino(predictions, model_path)
+    assert agreement.table["image_path"].tolist() == [str(path) for path in paths]
+    assert agreement.table["exported_score"].tolist() == pytest.approx([0.2, 0.8])
+    assert agreement.table["exported_label"].tolist() == [False, True]
+    assert agreement.equal_labels == 1
+    assert not list(Path().iterdir())
 
 
 def test_nothing_to_compare_is_an_error() -> None:

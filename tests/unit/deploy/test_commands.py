@@ -65,8 +65,12 @@ def test_stream_writes_results_and_says_what_it_skipped(tmp_path: Path, capsys: 
         ("stream", ["{package}", "--images", ".", "--output", "out", "--category", "light"], "known: dark"),
         ("stream", ["{package}", "--images", ".", "--output", "out", "--device", "TOASTER"], "TOASTER"),
         ("stream", ["{package}", "--images", "{package}", "--output", "{package}/../file/out"], "Not a directory"),
-        ("package", ["--ckpt_path", "none.ckpt", "--output", "out"], "Name one with --sample, or images with --data"),
         ("package", ["--ckpt_path", "none.ckpt", "--output", "out", "--sample", "a.png"], "no checkpoint 'none.ckpt'"),
+        (
+            "package",
+            ["--ckpt_path", "none.ckpt", "--output", "out", "--data=MVTec", "--data.root=none"],
+            "no checkpoint 'none.ckpt'",
+        ),
         ("package", ["--output", "out"], "ckpt_path"),
     ],
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,6 +56,12 @@ def test_files_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
         read_frame(broken)
     with pytest.raises(OSError, match=r"Cannot read the image '.*missing\.png'"):
         read_frame(tmp_path / "missing.png")
+
+
+def test_of_sixteen_bit_colours_the_upper_eight_count(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 1 << 16, (5, 7, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), colours[..., ::-1])
+    np.testing.assert_array_equal(read_frame(tmp_path / "deep.png"), colours >> 8)
 
 
 def test_files_that_would_be_clipped_are_refused(tmp_path: Path) -> None:

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from anomalib import LearningType
+from anomalib.data import InferenceBatch
 from anomalib.deploy import CompressionType
+from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from PIL import Image
 
 from anomalib_crad import Crad
 from anomalib_crad.deploy import EdgePackage, packaging, verify_package, write_package
 from anomalib_crad.deploy.checkpoint import load_trained_model
+from anomalib_crad.deploy.package_readme import package_readme
 from anomalib_crad.post_processing import CategoryPostProcessor, Thresholds
 from anomalib_crad.post_processing.rules import Threshold
 from anomalib_crad.post_processing.thresholds import LevelThresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from anomalib.models import AnomalibModule
 
 FOUND = Thresholds(
     LevelThresholds(Threshold(10, 4), Threshold(10, 4)),
@@ -69,6 +71,36 @@ def package(model: Crad, sample: Path, tmp_path_factory: pytest.TempPathFactory)
     return write_package(model, folder, sample, categories=["cable", "cap"])
 
 
+class Brightness(torch.nn.Module):
+    """Scores how bright an image is."""
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        anomaly_map = 30 * images.mean(dim=1, keepdim=True)
+        return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
+
+
+class BrightnessModule(AnomalibModule):
+    """A model that knows nothing of packages."""
+
+    trainer_arguments = {}  # noqa: RUF012
+    learning_type = LearningType.ONE_CLASS
+
+    def __init__(self) -> None:
+        super().__init__(post_processor=_with_thresholds(), evaluator=False, visualizer=False)
+        self.model = Brightness()
+
+
+def test_a_package_of_any_model_of_anomalib(sample: Path, tmp_path: Path) -> None:
+    model = BrightnessModule()
+    model.post_processor.validated_categories = ("cap",)
+    made = write_package(model, tmp_path / "package", sample, compression_type="fp16")  # type: ignore[arg-type]
+    assert made.thresholds.thresholds == FOUND
+    assert made.metadata["categories"] == ["cable", "cap"], "those of the thresholds and those of the validation"
+    assert made.metadata["precision"] == "FP16"
+    assert verify_package(made.folder).agrees
+    assert made.sample.score == pytest.approx(made.metadata["sample"]["trained_score"], abs=1e-2)
+
+
 def test_a_package_holds_what_a_device_needs(package: EdgePackage, sample: Path) -> None:
     files = sorted(path.relative_to(package.folder).as_posix() for path in package.folder.rglob("*") if path.is_file())
     assert files == ["1/model.bin", "1/model.xml", "README.md", "metadata.json", "sample.jpg"]
@@ -99,6 +131,8 @@ def test_the_readme_fits_on_a_screen_and_warns_of_the_licence(package: EdgePacka
     assert f"its score is {package.sample.score:.4f}" in text
     assert "licence allows it" in text
     assert "cable, cap" in text
+    assert "--model_name line3 " in text
+    assert "--model_name 'line 3' " in package_readme("line 3", package.metadata)
 
 
 def test_quantised_models_are_expected_to_say_what_they_say(
@@ -161,6 +195,20 @@ def test_models_without_thresholds_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_bad_arguments_are_refused_before_the_export(
+    monkeypatch: pytest.MonkeyPatch, model: Crad, sample: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(model, "to_openvino", lambda *_, **__: pytest.fail("exported"))
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint '.*none\.ckpt'"):
+        write_package(model, tmp_path / "package", sample, checkpoint=tmp_path / "none.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2"}, tmp_path / "weights.ckpt")
+    with pytest.raises(ValueError, match=r"weights\.ckpt' does not say how long it was trained"):
+        write_package(model, tmp_path / "package", sample, checkpoint=tmp_path / "weights.ckpt")
+    with pytest.raises(ValueError, match="'int9' is not a valid CompressionType"):
+        write_package(model, tmp_path / "package", sample, compression_type="int9")  # type: ignore[arg-type]
+    assert not (tmp_path / "package").exists()
+
+
 def test_a_sample_that_is_no_image_is_refused_before_the_export(model: Crad, tmp_path: Path) -> None:
     (tmp_path / "sample.png").write_text("no image")
     with pytest.raises(OSError, match="Cannot read the image"):
@@ -181,6 +229,20 @@ def test_checkpoints_that_are_none_of_a_trained_crad(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "foreign.ckpt")
         with pytest.raises(ValueError, match=r"foreign\.ckpt' holds data, but not of a training"):
             load_trained_model(tmp_path / "foreign.ckpt")
+
+
+def test_why_a_checkpoint_cannot_be_loaded(model: Crad, tmp_path: Path) -> None:
+    """Of another model, or of this one for a reason of its own."""
+    path = tmp_path / "model.ckpt"
+    content = {"pytorch-lightning_version": "2", "hyper_parameters": dict(model.hparams)}
+    torch.save({**content, "state_dict": {"model.bank": torch.ones(2)}}, path)
+    with pytest.raises(ValueError, match=r"Cannot load '.*' as a Crad\. .* The checkpoint is not one of Crad: "):
+        load_trained_model(path)
+    content["hyper_parameters"] = {**content["hyper_parameters"], "image_size": [0, 64]}
+    torch.save({**content, "state_dict": model.state_dict()}, path)
+    with pytest.raises(ValueError, match=r"Cannot load '.*' as a Crad\. .*image_size") as error:
+        load_trained_model(path)
+    assert error.value.__cause__ is not None
 
 
 def _copy_instead_of_export(monkeypatch: pytest.MonkeyPatch, model: AnomalibModule, package: EdgePackage) -> None:

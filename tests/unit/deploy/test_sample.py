@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
 
 
+class StandIn(SimpleNamespace):
+    """A datamodule that has its images once it was prepared and set up."""
+
+    prepared = False
+
+    def prepare_data(self) -> None:
+        self.prepared = True
+
+    def setup(self) -> None:
+        assert self.prepared
+        self.test_data = SimpleNamespace(samples=self.samples)
+
+
 def datamodule(labels: list[int], category: str = "") -> AnomalibDataModule:
     samples = pd.DataFrame({"image_path": [f"{i}.png" for i in range(len(labels))], "label_index": labels})
-    data = SimpleNamespace(
-        setup=lambda: None, test_data=SimpleNamespace(samples=samples), category=category, name="Set"
-    )
-    return cast("AnomalibDataModule", data)
+    return cast("AnomalibDataModule", StandIn(samples=samples, category=category, name="Set"))
 
 
 def test_the_sample_is_anomalous_where_there_is_one() -> None:
@@ -31,6 +41,8 @@ def test_the_sample_is_anomalous_where_there_is_one() -> None:
     assert choose_sample(datamodule([0, 0])) == Path("0.png")
     with pytest.raises(ValueError, match=r"Name one with --sample, or images with --data or --config"):
         choose_sample(None)
+    with pytest.raises(ValueError, match=r"no test images in Set\. Name an image with --sample"):
+        choose_sample(datamodule([]))
 
 
 def test_names_of_categories(tiny_root: Path) -> None:

@@ -50,7 +50,20 @@ def test_rows_are_the_files_in_order(
     assert (summary.images, summary.anomalous, summary.skipped) == (4, 1, 1)
     assert str(summary).startswith("4 images, 1 anomalous, 1 skipped, in ")
     (warning,) = caplog.messages
-    assert warning.startswith("Skipped: Cannot read the image")
+    assert warning.startswith(f"Skipped '{images / 'a' / '0.png'}': Cannot read the image")
+
+
+def test_an_image_of_another_size_is_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = EdgeModel(make_package(tmp_path / "package", (8, 12)), throughput=True)
+    for name, size in {"a.png": (12, 8), "b.png": (12, 9), "c.png": (12, 8)}.items():
+        save_image(tmp_path / "images" / name, 60, size)
+    with caplog.at_level(logging.WARNING):
+        summary = stream_folder(model, tmp_path / "images", tmp_path / "out")
+    assert (summary.images, summary.skipped) == (2, 1)
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert table["error"].notna().tolist() == [False, True, False]
+    (warning,) = caplog.messages
+    assert "b.png': The image is 9 x 12 (height x width)" in warning
 
 
 @pytest.mark.parametrize(("overlays", "count"), [("all", 4), ("anomalous", 1), ("none", 0)])
@@ -85,6 +98,13 @@ def test_one_image_and_a_relative_folder(
 ) -> None:
     stream_folder(model, images / "c.png", tmp_path / "one")
     assert pd.read_csv(tmp_path / "one" / "results.csv")["image"].tolist() == ["c.png"]
+    # A link is called as the user calls it, not as what it points to.
+    (tmp_path / "link.png").symlink_to(images / "c.png")
+    stream_folder(model, tmp_path / "link.png", tmp_path / "one")
+    assert pd.read_csv(tmp_path / "one" / "results.csv")["image"].tolist() == ["link.png"]
+    (tmp_path / "link").symlink_to(images / "a")
+    stream_folder(model, tmp_path / "link", tmp_path / "folder")
+    assert pd.read_csv(tmp_path / "folder" / "results.csv")["image"].tolist() == ["0.png", "1.png", "2.jpg"]
     monkeypatch.chdir(tmp_path)
     stream_folder(model, "images/b", "out")
     assert pd.read_csv("out/results.csv")["image"].tolist() == ["1.png"]

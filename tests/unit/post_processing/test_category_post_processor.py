@@ -250,9 +250,11 @@ def test_the_config_restores_every_argument() -> None:
         "image_sensitivity": 0.3,
         "pixel_sensitivity": 0.4,
     }
-    fresh = CategoryPostProcessor()
-    fresh.load_checkpoint_config(CategoryPostProcessor(**arguments).checkpoint_config())
+    saved, fresh = CategoryPostProcessor(**arguments), CategoryPostProcessor()
+    saved.validated_categories = ("cable", "cap")
+    fresh.load_checkpoint_config(saved.checkpoint_config())
     assert {name: getattr(fresh, name) for name in arguments} == arguments
+    assert fresh.validated_categories == ("cable", "cap")
 
 
 def test_either_class_loads_the_others_state_and_agrees_on_labels() -> None:
