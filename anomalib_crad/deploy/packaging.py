@@ -92,7 +92,7 @@ def write_package(
         ModuleNotFoundError: If an optional dependency of exports is not installed.
         OSError: If the folder cannot be written, or the sample cannot be read.
         RuntimeError: If the exported model does not agree with the trained one.
-        ValueError: If the model was not trained and validated, ``checkpoint`` is none, ``compression_type`` is unknown,
+        ValueError: If the model was not trained and validated, ``checkpoint`` is not one, ``compression_type`` is unknown,
             or the sample is not of 8 bits.
     """
     require_packages("A package for a device", "openvino", "onnx", "onnxscript")
