@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib.deploy import CompressionType
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from anomalib.models import AnomalibModule
 
+    from anomalib_crad.post_processing import CategoryPostProcessor
     from anomalib_crad.prediction import Prediction
 
 logger = logging.getLogger(__name__)
@@ -92,8 +93,8 @@ def write_package(
         ModuleNotFoundError: If an optional dependency of exports is not installed.
         OSError: If the folder cannot be written, or the sample cannot be read.
         RuntimeError: If the exported model does not agree with the trained one.
-        ValueError: If the model was not trained and validated, ``checkpoint`` is not one, ``compression_type`` is unknown,
-            or the sample is not of 8 bits.
+        ValueError: If the model was not trained and validated, ``checkpoint`` is not one, ``compression_type`` is
+            unknown, or the sample is not of 8 bits.
     """
     require_packages("A package for a device", "openvino", "onnx", "onnxscript")
     compression = None if compression_type is None else CompressionType(compression_type)
@@ -138,11 +139,11 @@ def _metadata(origin: _Origin, whole: Path, categories: Sequence[str]) -> dict[s
     """Collect what is known of the model, as plain data."""
     thresholds = read_thresholds(whole / MODEL)
     model = describe_model(origin.model)
-    known = {*thresholds.thresholds.categories, *origin.model.post_processor.validated_categories}
+    validated = cast("CategoryPostProcessor", origin.model.post_processor).validated_categories
     image_size = model["hyper_parameters"].get("image_size") or origin.model.input_size
     return plain({
         "name": model["class"].rpartition(".")[2],
-        "categories": sorted({*known, *categories}),
+        "categories": sorted({*thresholds.thresholds.categories, *validated, *categories}),
         "thresholds": json.loads(thresholds.to_json()),
         "image_size": image_size,
         "precision": "FP32" if origin.compression is None else origin.compression.name,

@@ -73,8 +73,10 @@ def test_the_python_example_rescales_as_the_library(level: str, missing: tuple[s
     library = ExportedThresholds.from_json(json.dumps({**thresholds, **settings}))
     values = np.array([0.2, 0.5, 0.8], np.float32)
     expected = library.predict("dark", values, values)
+    wanted = expected.pred_score if level == "image" else expected.anomaly_map
+    assert wanted is not None
     rescaled = runpy.run_path(str(PREDICT))["rescale"](values, level, "dark", thresholds)
-    np.testing.assert_allclose(rescaled, expected.pred_score if level == "image" else expected.anomaly_map, atol=1e-5)
+    np.testing.assert_allclose(rescaled, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("example", [PREDICT, CLIENT])

@@ -92,6 +92,7 @@ class BrightnessModule(AnomalibModule):
 
 def test_a_package_of_any_model_of_anomalib(sample: Path, tmp_path: Path) -> None:
     model = BrightnessModule()
+    assert isinstance(model.post_processor, CategoryPostProcessor)
     model.post_processor.validated_categories = ("cap",)
     made = write_package(model, tmp_path / "package", sample, compression_type="fp16")  # type: ignore[arg-type]
     assert made.thresholds.thresholds == FOUND
@@ -234,12 +235,11 @@ def test_checkpoints_that_are_none_of_a_trained_crad(tmp_path: Path) -> None:
 def test_why_a_checkpoint_cannot_be_loaded(model: Crad, tmp_path: Path) -> None:
     """Of another model, or of this one for a reason of its own."""
     path = tmp_path / "model.ckpt"
-    content = {"pytorch-lightning_version": "2", "hyper_parameters": dict(model.hparams)}
-    torch.save({**content, "state_dict": {"model.bank": torch.ones(2)}}, path)
+    content = {"pytorch-lightning_version": "2", "state_dict": {"model.bank": torch.ones(2)}}
+    torch.save({**content, "hyper_parameters": dict(model.hparams)}, path)
     with pytest.raises(ValueError, match=r"Cannot load '.*' as a Crad\. .* The checkpoint is not one of Crad: "):
         load_trained_model(path)
-    content["hyper_parameters"] = {**content["hyper_parameters"], "image_size": [0, 64]}
-    torch.save({**content, "state_dict": model.state_dict()}, path)
+    torch.save({**content, "hyper_parameters": {**model.hparams, "image_size": [0, 64]}}, path)
     with pytest.raises(ValueError, match=r"Cannot load '.*' as a Crad\. .*image_size") as error:
         load_trained_model(path)
     assert error.value.__cause__ is not None
