@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,6 @@ from anomalib.deploy import CompressionType
 from anomalib.metrics import F1Score
 
 from anomalib_crad import MVTec
-from anomalib_crad.models.components.export import checks
 from anomalib_crad.models.components.export.compression import check_compression
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def test_compressing_weights_needs_none(compression: CompressionType | None) -> 
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "module_available", lambda name: name != "nncf")
+    monkeypatch.setitem(sys.modules, "nncf", None)
     check_compression(CompressionType.FP16, None, None, 0.01)
     with pytest.raises(ModuleNotFoundError, match=r"compression_type=INT8 needs nncf.*anomalib-crad\[openvino\]"):
         check_compression(CompressionType.INT8, None, None, 0.01)
