@@ -49,13 +49,16 @@ class Exporting(LightningModule):
     model: nn.Module
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
-    floating_point_modules: tuple[str, ...] = ("pre_processor*", "model.anomaly_map_generator*", "post_processor*")
-    # A score is the length of a small difference of features, in which errors of the features themselves show most.
-    single_precision_modules: tuple[str, ...] = (
-        *floating_point_modules,
+    # A score is the length of a small difference between features and what is rebuilt of them, so that every error of
+    # either adds to it (docs/benchmarks/int8.md).
+    floating_point_modules: tuple[str, ...] = (
+        "pre_processor*",
         "model.feature_extractor*",
         "model.reconstruction",
+        "model.anomaly_map_generator*",
+        "post_processor*",
     )
+    single_precision_modules: tuple[str, ...] = floating_point_modules
 
     def fetch_weights(self) -> None:
         """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""
