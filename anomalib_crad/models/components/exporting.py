@@ -20,7 +20,7 @@ from torchmetrics import Metric
 from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.post_processing import write_thresholds
 
-from .export.checks import check_is_trained, exportable_size
+from .export.checks import check_is_trained, exportable_size, fingerprint
 from .export.compression import check_compression, compress_file
 from .export.node_names import name_nodes_by_module
 from .export.quiet import quiet_exporter, quiet_quantizer
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 #: What the exporter writes without a conversion, and what OpenVINO reads since 2023.
 ONNX_OPSET = 18
 _ONNX_PACKAGES = ("onnx", "onnxscript")
+_INITIAL_HEAD = "initial_head"
 
 
 class Exporting(LightningModule):
-    """Mixin for an ``AnomalibModule`` whose ``model.feature_extractor`` is a ``MultiScaleFeatures``.
+    """Mixin for an ``AnomalibModule``, whose constructor calls :meth:`note_initial_head` in the end.
 
     Attributes:
-        model: What is exported, between pre- and post-processor.
+        model: What is exported, between pre- and post-processor: a frozen ``feature_extractor``, which is a
+            ``MultiScaleFeatures``, and the ``reconstruction`` that is trained.
         post_processor: Where the thresholds are.
         floating_point_modules: Modules whose operations are not quantised, as patterns of paths from here
             (``export.quantization.kept_operations``).
@@ -59,6 +61,30 @@ class Exporting(LightningModule):
         "post_processor*",
     )
     single_precision_modules: tuple[str, ...] = floating_point_modules
+
+    _initial_head: str | None = None
+
+    def note_initial_head(self) -> None:
+        """Remember what the head holds before anything is learnt or loaded, by which an untrained model is told."""
+        self._initial_head = fingerprint(self._head)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the head held at first, so that a checkpoint without a step is told too.
+
+        Args:
+            checkpoint: What Lightning saves.
+        """
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_INITIAL_HEAD] = self._initial_head
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the head held at first.
+
+        Args:
+            checkpoint: What Lightning saved.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._initial_head = checkpoint.get(_INITIAL_HEAD)
 
     def fetch_weights(self) -> None:
         """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""
@@ -196,8 +222,13 @@ class Exporting(LightningModule):
 
         return write_whole(export_root, ExportType.OPENVINO, write)
 
+    @property
+    def _head(self) -> nn.Module:
+        return cast("nn.Module", self.model.reconstruction)
+
     def _check_before_export(self) -> None:
-        check_is_trained(self)
+        check_is_trained(type(self).__name__, self._head, self._initial_head)
+        vars(self).pop("_initial_head", None)  # what is trained stays so, and a pickle needs no trace of how it began
         self.fetch_weights()
 
     def _exportable_size(self, input_size: tuple[int, int] | None) -> tuple[int, int] | None:

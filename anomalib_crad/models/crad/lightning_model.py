@@ -193,6 +193,7 @@ class Crad(FeatureReconstruction, AnomalibModule):
         self.seed = seed
         self.model: CradModel = CradModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
         self.loss = CradLoss()
+        self.note_initial_head()
 
     def training_loss(self, reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Add to the loss what the memories ask for themselves; a grid asks for nothing.

@@ -177,6 +177,7 @@ class UniAD(FeatureReconstruction, AnomalibModule):
         self.seed = seed
         self.model: UniADModel = UniADModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
         self.loss = UniADLoss()
+        self.note_initial_head()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the whole head; the learning rate drops to a tenth at ``lr_step``."""
