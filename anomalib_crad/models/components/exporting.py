@@ -24,7 +24,7 @@ from .export.checks import check_is_trained, exportable_size, fingerprint
 from .export.compression import check_compression, compress_file
 from .export.node_names import name_nodes_by_module
 from .export.quiet import quiet_exporter, quiet_quantizer
-from .export.raw_scores import scores_left_raw
+from .export.raw_scores import asks_for_raw_scores, scores_left_raw
 from .export.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -103,8 +103,10 @@ class Exporting(LightningModule):
 
         Raises:
             OSError: If the folder cannot be written to.
+            TypeError: If ``raw_scores`` is neither true nor false.
             ValueError: If the model has not been trained.
         """
+        raw_scores = asks_for_raw_scores(raw_scores)
         self._check_before_export()
 
         def write(root: Path) -> Path:
@@ -136,9 +138,11 @@ class Exporting(LightningModule):
         Raises:
             ModuleNotFoundError: If a package is missing, naming the extra that brings it.
             OSError: If the folder cannot be written to.
+            TypeError: If ``raw_scores`` is neither true nor false.
             ValueError: If the model has not been trained, or cannot take ``input_size``.
         """
         require_packages("Export to ONNX", *_ONNX_PACKAGES)
+        raw_scores = asks_for_raw_scores(raw_scores)
         self._check_before_export()
         size = self._exportable_size(input_size)
         options = {"opset_version": ONNX_OPSET, "verbose": False, "external_data": False, **kwargs}
@@ -182,7 +186,7 @@ class Exporting(LightningModule):
             metric: Measure of ``INT8_ACQ`` on the validation images, higher is better. Defaults to ``None``: anomalib's
                 F1 score of images.
             task: Not used. Defaults to ``None``.
-            max_drop: Largest loss of ``metric`` in ``INT8_ACQ``. Defaults to ``0.01``.
+            max_drop: Largest drop of ``metric`` in ``INT8_ACQ``, itself and not relative to it. Defaults to ``0.01``.
             ov_kwargs: Passed on to OpenVINO's converter. Defaults to ``None``.
             onnx_kwargs: Passed on to ``torch.onnx.export``; also takes ``raw_scores``, for anomalib's command line.
                 Defaults to ``None``.
@@ -194,12 +198,15 @@ class Exporting(LightningModule):
         Raises:
             ModuleNotFoundError: If a package is missing, naming the extra that brings it.
             OSError: If the folder cannot be written to.
-            ValueError: If the model has not been trained, cannot take ``input_size``, or lacks a datamodule.
+            TypeError: If ``raw_scores`` is neither true nor false.
+            ValueError: If the model has not been trained, cannot take ``input_size``, or lacks images to quantise with;
+                or options contradict each other.
         """
         require_packages("Export to OpenVINO", "openvino", *_ONNX_PACKAGES)
+        raw_scores = asks_for_raw_scores(raw_scores, onnx_kwargs)
         self._check_before_export()
-        raw_scores = (onnx_kwargs or {}).get("raw_scores", raw_scores)
-        check_compression(compression_type, datamodule, metric, max_drop)
+        left_raw = raw_scores or not getattr(self.post_processor, "enable_normalization", False)
+        check_compression(compression_type, datamodule, metric, max_drop, left_raw)
         compression = None if compression_type is None else CompressionType(compression_type)
         half = compression == CompressionType.FP16
         kept = self.single_precision_modules if half else self.floating_point_modules
