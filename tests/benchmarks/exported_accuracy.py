@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an export of a trained Crad costs in accuracy: in each format, with 8 bits, and with 8 bits in one part alone.
+"""What an export of a trained model costs in accuracy: in each format, with 8 bits, and with 8 bits in one part alone.
 
 Scores and maps are raw, and the checkpoint is measured through anomalib's engine, on the test set of a folder in MVTec
-AD's layout. Run it with ``python tests/benchmarks/exported_accuracy.py --ckpt_path X --root DATA``.
+AD's layout. Run it with ``python tests/benchmarks/exported_accuracy.py --ckpt_path X --root DATA``, of UniAD with
+``--model UniAD``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rich.console import Console
 from torchvision.transforms.v2 import InterpolationMode, functional
 from torchvision.tv_tensors import Mask
 
-from anomalib_crad import Crad, MVTec
+from anomalib_crad import Crad, MVTec, UniAD
 from anomalib_crad.metrics.category import ImageRecord
 from anomalib_crad.metrics.evaluation import Evaluation
 from anomalib_crad.models.components.export.calibration import CALIBRATION_IMAGES, GraphImages
@@ -36,22 +37,36 @@ from anomalib_crad.models.components.export.raw_scores import scores_left_raw
 from anomalib_crad.prediction import predict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from anomalib.data import ImageItem
 
     #: Takes an image with its path and returns score and map, H x W.
     Predict = Callable[[ImageItem, np.ndarray], tuple[float, np.ndarray]]
+    Parts = Mapping[str, Sequence[str]]
 
 HEAD = "model.reconstruction"
-#: Parts of the model by patterns of modules; the first that fits is an operation's part.
+MODELS: dict[str, type[Crad | UniAD]] = {"Crad": Crad, "UniAD": UniAD}
+#: Parts of each model by patterns of modules; the first that fits is an operation's part.
 PARTS = {
-    "backbone": ["model.feature_extractor*"],
-    "coordinates": [f"{HEAD}.*_memory.coordinates*"],
-    "grids": [f"{HEAD}.*_memory*"],
-    "last convolution": [f"{HEAD}.fusion.recover"],
-    "fusion blocks": [f"{HEAD}.fusion*"],
-    "refinement and map": [HEAD, "model.anomaly_map_generator", "post_processor"],
+    "Crad": {
+        "backbone": ["model.feature_extractor*"],
+        "coordinates": [f"{HEAD}.*_memory.coordinates*"],
+        "grids": [f"{HEAD}.*_memory*"],
+        "last convolution": [f"{HEAD}.fusion.recover"],
+        "fusion blocks": [f"{HEAD}.fusion*"],
+        "refinement and map": [HEAD, "model.anomaly_map_generator", "post_processor"],
+    },
+    "UniAD": {
+        "backbone": ["model.feature_extractor*"],
+        "input projection": [f"{HEAD}.input_projection"],
+        "output projection": [f"{HEAD}.output_projection"],
+        "attention products": [f"{HEAD}.*_attention", f"{HEAD}.*.attention"],
+        "attention projections": [f"{HEAD}.*_attention.*", f"{HEAD}.*.attention.*"],
+        "feed-forward networks": [f"{HEAD}.*.feed_forward.*"],
+        "other parts of the transformer": [f"{HEAD}.*coder*", f"{HEAD}.position"],
+        "map": [HEAD, "model.anomaly_map_generator", "post_processor"],
+    },
 }
 METRICS = ("image_AUROC", "pixel_AUROC")
 COLUMNS = (
@@ -89,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Command-line arguments. Defaults to ``None``: those of the process.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a training of Crad")
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a training")
+    parser.add_argument("--model", choices=list(MODELS), default="Crad", help="what was trained")
     parser.add_argument("--root", required=True, help="folder of categories in MVTec AD's layout")
     parser.add_argument("--categories", nargs="+", default=["bottle", "juice_bottle", "ksdd", "tire"])
     parser.add_argument("--images", type=int, default=CALIBRATION_IMAGES, help="training images to quantise with")
@@ -101,18 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable(logging.INFO)
     nncf.set_log_level(logging.ERROR)
     datamodule = MVTec(root=options.root, category=options.categories, num_workers=0)
-    crad = Crad.load_from_checkpoint(options.ckpt_path, map_location="cpu")
+    trained = MODELS[options.model].load_from_checkpoint(options.ckpt_path, map_location="cpu")
     console = Console()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        with scores_left_raw(crad.post_processor, raw=True):
-            predict_row = checkpoint_model(crad, datamodule)
+        with scores_left_raw(trained.post_processor, raw=True):
+            predict_row = checkpoint_model(trained, datamodule)
         test_set = GraphImages(datamodule.test_data)
         reference = measure(predict_row, test_set)
         rows.append({"model": "checkpoint", **compare(reference, reference)})
         console.print(rows[-1], soft_wrap=True)
         images = list(GraphImages(datamodule.train_data, limit=options.images))
-        for name, make in models(crad, datamodule, Path(folder), images):
+        for name, make in models(trained, datamodule, Path(folder), images):
             if options.only and name not in options.only:
                 continue
             rows.append({"model": name, **compare(measure(make(), test_set), reference)})
@@ -124,17 +140,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             writer.writerows(rows)
 
 
-def checkpoint_model(crad: Crad, datamodule: MVTec) -> Predict:
+def checkpoint_model(trained: Crad | UniAD, datamodule: MVTec) -> Predict:
     """Predict the test set through anomalib's engine.
 
     Args:
-        crad: The model, its scores left raw.
+        trained: The model, its scores left raw.
         datamodule: The data.
 
     Returns:
         What was predicted, by the path of the image.
     """
-    found = {Path(p.image_path).resolve(): p for p in predict(crad, datamodule, None, accelerator="cpu")}
+    found = {Path(p.image_path).resolve(): p for p in predict(trained, datamodule, None, accelerator="cpu")}
 
     def of_item(item: ImageItem, image: np.ndarray) -> tuple[float, np.ndarray]:
         del image
@@ -145,12 +161,12 @@ def checkpoint_model(crad: Crad, datamodule: MVTec) -> Predict:
 
 
 def models(
-    crad: Crad, datamodule: MVTec, folder: Path, images: Sequence[np.ndarray]
+    trained: Crad | UniAD, datamodule: MVTec, folder: Path, images: Sequence[np.ndarray]
 ) -> Iterator[tuple[str, Callable[[], Predict]]]:
     """List what is measured.
 
     Args:
-        crad: The model of the checkpoint.
+        trained: The model of the checkpoint.
         datamodule: Images for anomalib's compressions.
         folder: Where exported files go.
         images: Inputs to find the ranges of values with.
@@ -158,23 +174,24 @@ def models(
     Yields:
         A name, and what makes the model.
     """
-    path = crad.to_openvino(folder, raw_scores=True)
+    path = trained.to_openvino(folder, raw_scores=True)
 
     def changed(change: Callable[[openvino.Model], openvino.Model]) -> Callable[[], Predict]:
         return lambda: openvino_model(change(openvino.Core().read_model(path)))
 
     yield "OpenVINO FP32", changed(lambda model: model)
-    yield "ONNX Runtime FP32", lambda: onnx_model(crad.to_onnx(folder, raw_scores=True))
+    yield "ONNX Runtime FP32", lambda: onnx_model(trained.to_onnx(folder, raw_scores=True))
     for compression in CompressionType:
 
         def compressed(compression: CompressionType = compression) -> Predict:
             options: dict[str, Any] = {"compression_type": compression, "datamodule": datamodule, "raw_scores": True}
-            return openvino_model(crad.to_openvino(folder, compression.value, **options))
+            return openvino_model(trained.to_openvino(folder, compression.value, **options))
 
         yield compression.name, compressed
     yield "8 bits everywhere, as anomalib", changed(lambda model: nncf.quantize(model, nncf.Dataset(images)))
-    for part in PARTS:
-        yield f"8 bits in {part} alone", changed(lambda model, part=part: _quantize_part(model, images, part))  # type: ignore[misc]
+    parts = PARTS[type(trained).__name__]
+    for part in parts:
+        yield f"8 bits in {part} alone", changed(lambda model, part=part: _quantize_part(model, images, parts, part))  # type: ignore[misc]
 
 
 def openvino_model(model: openvino.Model | Path) -> Predict:
@@ -209,7 +226,7 @@ def onnx_model(path: Path) -> Predict:
     return run
 
 
-def _quantize_part(model: openvino.Model, images: Sequence[np.ndarray], part: str) -> openvino.Model:
+def _quantize_part(model: openvino.Model, images: Sequence[np.ndarray], parts: Parts, part: str) -> openvino.Model:
     names = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() != "Constant"]
     return nncf.quantize(
         model,
@@ -217,13 +234,13 @@ def _quantize_part(model: openvino.Model, images: Sequence[np.ndarray], part: st
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(images),
         ignored_scope=nncf.IgnoredScope(
-            names=[name for name in names if _part_of(module_of(name)) != part], validate=False
+            names=[name for name in names if _part_of(module_of(name), parts) != part], validate=False
         ),
     )
 
 
-def _part_of(module: str) -> str | None:
-    return next((part for part, patterns in PARTS.items() if is_any_of(module, patterns)), None)
+def _part_of(module: str, parts: Parts) -> str | None:
+    return next((part for part, patterns in parts.items() if is_any_of(module, patterns)), None)
 
 
 def measure(predict_row: Predict, images: GraphImages) -> Measured:

@@ -8,6 +8,8 @@ import json
 import logging
 import subprocess
 import sys
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +26,13 @@ from anomalib.models import Padim
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from anomalib_crad import Crad, MVTec
+from anomalib_crad import Crad, MVTec, UniAD
 from anomalib_crad.models.components.export.node_names import module_of
 from anomalib_crad.models.components.export.raw_scores import scores_left_raw
 from anomalib_crad.post_processing import read_thresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
@@ -39,6 +41,13 @@ pytestmark = pytest.mark.slow
 OUTPUTS = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
 SIZES = [(32, 32), (64, 64), (45, 90), (20, 24)]
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # processors with bfloat16 use it unasked
+#: What the trainer says that anomalib's engine makes.
+LIGHTNING = ("GPU available", "TPU available", "💡 Tip")
+#: Modules whose weights 8 bits do not spoil.
+IN_8_BITS = {
+    "Crad": ("model.reconstruction.fusion.blocks.",),
+    "UniAD": ("model.reconstruction.encoder.", "model.reconstruction.decoder."),
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,31 @@ def checkpoint(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         visualizer=False,
         seed=0,
     )
-    data = MVTec(root=tiny_root, category=["blue", "green"], train_batch_size=4, eval_batch_size=4, num_workers=0)
+    return fit(model, tiny_root, folder)
+
+
+@pytest.fixture(scope="module")
+def uniad_checkpoint(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of UniAD."""
+    model = UniAD(
+        backbone="resnet18",
+        layers=["layer1", "layer2"],
+        pre_trained=False,
+        image_size=(32, 32),
+        hidden_dim=8,
+        num_heads=2,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        feedforward_dim=8,
+        neighbor_size=(3, 3),
+        visualizer=False,
+        seed=0,
+    )
+    return fit(model, tiny_root, tmp_path_factory.mktemp("trained_uniad"))
+
+
+def fit(model: Crad | UniAD, root: Path, folder: Path) -> Path:
+    data = MVTec(root=root, category=["blue", "green"], train_batch_size=4, eval_batch_size=4, num_workers=0)
     engine = Engine(default_root_dir=folder, accelerator="cpu", max_epochs=1)
     engine.fit(model, datamodule=data)
     return Path(str(engine.best_model_path))
@@ -131,10 +164,27 @@ def assert_agrees(predicted: Mapping[str, np.ndarray], batch: Any, tolerance: fl
     assert bool(predicted["pred_label"].item()) == bool(batch.pred_label.item())
 
 
-def export(tmp_path: Path, checkpoint: Path, export_type: str, *arguments: str) -> Path:
+@contextmanager
+def plain_words_only(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> Generator[None, None, None]:
+    """Let nothing be said that a user cannot act on: no exporter's notes, no warning, nothing beside the log."""
+    with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.INFO):
+        warnings.simplefilter("default")
+        capfd.readouterr()
+        yield
+    assert not [str(warning.message) for warning in warned]
+    libraries = {"onnx", "onnx_ir", "onnxscript", "torch", "nncf", "openvino"}
+    assert not [record.getMessage() for record in caplog.records if record.name.split(".")[0] in libraries]
+    logged = "\n".join(record.getMessage() for record in caplog.records)
+    lines = "\n".join(capfd.readouterr()).splitlines()
+    assert not [line for line in lines if line not in logged and not line.startswith(LIGHTNING)]
+
+
+def export(tmp_path: Path, checkpoint: Path, export_type: str, *arguments: str, model: str = "Crad") -> Path:
     """Run anomalib's own command, with the model's name and nothing of how it was built."""
     root = ["--export_type", export_type, "--ckpt_path", str(checkpoint), "--export_root", str(tmp_path)]
-    AnomalibCLI(["export", "--model", "Crad", *root, *arguments, f"--default_root_dir={tmp_path}"])
+    AnomalibCLI(["export", "--model", model, *root, *arguments, f"--default_root_dir={tmp_path}"])
     name = {"torch": "model.pt", "onnx": "model.onnx", "openvino": "model.xml"}[export_type]
     return tmp_path / "weights" / export_type / name
 
@@ -187,13 +237,13 @@ def test_the_command_exports_each_format_from_the_checkpoint_alone(
     images: Path,
     expected: dict[str, Any],
     caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)  # OpenVINOInferencer writes its cache into the working folder
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")  # TorchInferencer loads a pickle
-    with caplog.at_level(logging.INFO):
+    with plain_words_only(caplog, capfd):
         paths = {kind: export(tmp_path, checkpoint, kind) for kind in ("torch", "onnx", "openvino")}
-    assert not [record.getMessage() for record in caplog.records if record.name.split(".")[0].startswith("onnx")]
     assert {path.name for path in paths["onnx"].parent.iterdir()} == {"model.onnx"}
     assert onnx.load(paths["onnx"]).opset_import[0].version == 18
 
@@ -214,6 +264,21 @@ def test_the_command_exports_each_format_from_the_checkpoint_alone(
         assert 0 < scores[0] < 1
         assert {bool(np.asarray(one.pred_label).item()) for one in predictions} == {bool(batch.pred_label.item())}
         assert (scores[0] > 0.5) == (batch.pred_score.item() > threshold.value)
+
+
+def test_the_command_exports_uniad(
+    uniad_checkpoint: Path,
+    tmp_path: Path,
+    images: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with plain_words_only(caplog, capfd):
+        path = export(tmp_path, uniad_checkpoint, "openvino", model="UniAD")
+    image = read(images / "2.png")
+    with torch.no_grad():
+        expected = UniAD.load_from_checkpoint(uniad_checkpoint).eval()(torch.from_numpy(image))
+    assert_agrees(run(path)(image), expected, 1e-3)
 
 
 def test_the_command_leaves_scores_raw_where_it_is_asked_to(
@@ -330,14 +395,41 @@ def data_arguments(name: str, root: Path) -> list[str]:
     return ["--data", name, *options[name], "--data.num_workers=0"]
 
 
+def assert_8_bits_do_no_harm(graph: openvino.Model, model: str) -> None:
+    """Some weights have 8 bits, and all of them are in modules that bear it."""
+    modules = set()
+    for operation in graph.get_ops():
+        if operation.get_type_name() in {"Convolution", "GroupConvolution", "MatMul"}:
+            node = operation.input_value(1).get_node()
+            while node.get_type_name() != "Constant" and node.get_input_size():
+                node = node.input_value(0).get_node()
+            if node.get_element_type() in {openvino.Type.i8, openvino.Type.u8}:
+                modules.add(module_of(operation.get_friendly_name()))
+    assert modules
+    assert all(module.startswith(IN_8_BITS[model]) for module in modules), sorted(modules)
+
+
+def test_8_bits_for_uniad(uniad_checkpoint: Path, tmp_path: Path, tiny_root: Path, images: Path) -> None:
+    arguments = ["--compression_type=INT8_PTQ", "--onnx_kwargs.raw_scores=true", *data_arguments("MVTec", tiny_root)]
+    path = export(tmp_path, uniad_checkpoint, "openvino", *arguments, model="UniAD")
+    assert_8_bits_do_no_harm(openvino.Core().read_model(path), "UniAD")
+    model, image = UniAD.load_from_checkpoint(uniad_checkpoint).eval(), read(images / "2.png")
+    with torch.no_grad(), scores_left_raw(model.post_processor, raw=True):
+        expected = model(torch.from_numpy(image))
+    # The mask of the attention is minus infinity, which a range of 8 bits must not take in.
+    np.testing.assert_allclose(run(path)(image)["pred_score"].item(), expected.pred_score.item(), rtol=0.1)
+
+
 @pytest.mark.parametrize(
     ("compression", "data", "size"),
     [
         ("INT8", None, None),
         ("INT8_PTQ", "MVTec", None),
+        ("INT8_PTQ", "Folder", None),
         ("INT8_PTQ", "MultiCategory", "[48,40]"),
         ("INT8_ACQ", "Folder", None),
         ("INT8_ACQ", "MVTec", "[32,32]"),
+        ("INT8_ACQ", "MultiCategory", None),
     ],
 )
 def test_8_bits_from_the_command_whatever_the_images_sizes(
@@ -355,8 +447,7 @@ def test_8_bits_from_the_command_whatever_the_images_sizes(
     arguments += ["--max_drop=1"] if compression == "INT8_ACQ" else []
     path = export(tmp_path, checkpoint, "openvino", *arguments)
     graph = openvino.Core().read_model(path)
-    constants = [op.get_element_type() for op in graph.get_ops() if op.get_type_name() == "Constant"]
-    assert any(kind in {openvino.Type.i8, openvino.Type.u8} for kind in constants)
+    assert_8_bits_do_no_harm(graph, "Crad")
     quantised = {module_of(op.get_friendly_name()) for op in graph.get_ops() if op.get_type_name() == "FakeQuantize"}
     assert bool(quantised) == (compression != "INT8")
     assert read_thresholds(path).thresholds.pooled.image is not None

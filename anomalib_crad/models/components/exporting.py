@@ -20,11 +20,11 @@ from torchmetrics import Metric
 from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.post_processing import write_thresholds
 
-from .export.checks import check_is_trained, exportable_size
+from .export.checks import check_is_trained, exportable_size, fingerprint
 from .export.compression import check_compression, compress_file
 from .export.node_names import name_nodes_by_module
 from .export.quiet import quiet_exporter, quiet_quantizer
-from .export.raw_scores import scores_left_raw
+from .export.raw_scores import asks_for_raw_scores, scores_left_raw
 from .export.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 #: What the exporter writes without a conversion, and what OpenVINO reads since 2023.
 ONNX_OPSET = 18
 _ONNX_PACKAGES = ("onnx", "onnxscript")
+_INITIAL_HEAD = "initial_head"
 
 
 class Exporting(LightningModule):
-    """Mixin for an ``AnomalibModule`` whose ``model.feature_extractor`` is a ``MultiScaleFeatures``.
+    """Mixin for an ``AnomalibModule``, whose constructor calls :meth:`note_initial_head` in the end.
 
     Attributes:
-        model: What is exported, between pre- and post-processor.
+        model: What is exported, between pre- and post-processor: a frozen ``feature_extractor``, which is a
+            ``MultiScaleFeatures``, and the ``reconstruction`` that is trained.
         post_processor: Where the thresholds are.
         floating_point_modules: Modules whose operations are not quantised, as patterns of paths from here
             (``export.quantization.kept_operations``).
@@ -49,13 +51,40 @@ class Exporting(LightningModule):
     model: nn.Module
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
-    floating_point_modules: tuple[str, ...] = ("pre_processor*", "model.anomaly_map_generator*", "post_processor*")
-    # A score is the length of a small difference of features, in which errors of the features themselves show most.
-    single_precision_modules: tuple[str, ...] = (
-        *floating_point_modules,
+    # A score is the length of a small difference between features and what is rebuilt of them, so that every error of
+    # either adds to it (docs/benchmarks/int8.md).
+    floating_point_modules: tuple[str, ...] = (
+        "pre_processor*",
         "model.feature_extractor*",
         "model.reconstruction",
+        "model.anomaly_map_generator*",
+        "post_processor*",
     )
+    single_precision_modules: tuple[str, ...] = floating_point_modules
+
+    _initial_head: str | None = None
+
+    def note_initial_head(self) -> None:
+        """Remember what the head holds before anything is learnt or loaded, by which an untrained model is told."""
+        self._initial_head = fingerprint(self._head)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the head held at first, so that a checkpoint without a step is told too.
+
+        Args:
+            checkpoint: What Lightning saves.
+        """
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_INITIAL_HEAD] = self._initial_head
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the head held at first.
+
+        Args:
+            checkpoint: What Lightning saved.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._initial_head = checkpoint.get(_INITIAL_HEAD)
 
     def fetch_weights(self) -> None:
         """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""
@@ -74,8 +103,10 @@ class Exporting(LightningModule):
 
         Raises:
             OSError: If the folder cannot be written to.
+            TypeError: If ``raw_scores`` is neither true nor false.
             ValueError: If the model has not been trained.
         """
+        raw_scores = asks_for_raw_scores(raw_scores)
         self._check_before_export()
 
         def write(root: Path) -> Path:
@@ -107,9 +138,11 @@ class Exporting(LightningModule):
         Raises:
             ModuleNotFoundError: If a package is missing, naming the extra that brings it.
             OSError: If the folder cannot be written to.
+            TypeError: If ``raw_scores`` is neither true nor false.
             ValueError: If the model has not been trained, or cannot take ``input_size``.
         """
         require_packages("Export to ONNX", *_ONNX_PACKAGES)
+        raw_scores = asks_for_raw_scores(raw_scores)
         self._check_before_export()
         size = self._exportable_size(input_size)
         options = {"opset_version": ONNX_OPSET, "verbose": False, "external_data": False, **kwargs}
@@ -153,7 +186,7 @@ class Exporting(LightningModule):
             metric: Measure of ``INT8_ACQ`` on the validation images, higher is better. Defaults to ``None``: anomalib's
                 F1 score of images.
             task: Not used. Defaults to ``None``.
-            max_drop: Largest loss of ``metric`` in ``INT8_ACQ``. Defaults to ``0.01``.
+            max_drop: Largest drop of ``metric`` in ``INT8_ACQ``, itself and not relative to it. Defaults to ``0.01``.
             ov_kwargs: Passed on to OpenVINO's converter. Defaults to ``None``.
             onnx_kwargs: Passed on to ``torch.onnx.export``; also takes ``raw_scores``, for anomalib's command line.
                 Defaults to ``None``.
@@ -165,12 +198,15 @@ class Exporting(LightningModule):
         Raises:
             ModuleNotFoundError: If a package is missing, naming the extra that brings it.
             OSError: If the folder cannot be written to.
-            ValueError: If the model has not been trained, cannot take ``input_size``, or lacks a datamodule.
+            TypeError: If ``raw_scores`` is neither true nor false.
+            ValueError: If the model has not been trained, cannot take ``input_size``, or lacks images to quantise with;
+                or options contradict each other.
         """
         require_packages("Export to OpenVINO", "openvino", *_ONNX_PACKAGES)
+        raw_scores = asks_for_raw_scores(raw_scores, onnx_kwargs)
         self._check_before_export()
-        raw_scores = (onnx_kwargs or {}).get("raw_scores", raw_scores)
-        check_compression(compression_type, datamodule, metric, max_drop)
+        left_raw = raw_scores or not getattr(self.post_processor, "enable_normalization", False)
+        check_compression(compression_type, datamodule, metric, max_drop, left_raw)
         compression = None if compression_type is None else CompressionType(compression_type)
         half = compression == CompressionType.FP16
         kept = self.single_precision_modules if half else self.floating_point_modules
@@ -193,8 +229,13 @@ class Exporting(LightningModule):
 
         return write_whole(export_root, ExportType.OPENVINO, write)
 
+    @property
+    def _head(self) -> nn.Module:
+        return cast("nn.Module", self.model.reconstruction)
+
     def _check_before_export(self) -> None:
-        check_is_trained(self)
+        check_is_trained(type(self).__name__, self._head, self._initial_head)
+        vars(self).pop("_initial_head", None)  # what is trained stays so, and a pickle needs no trace of how it began
         self.fetch_weights()
 
     def _exportable_size(self, input_size: tuple[int, int] | None) -> tuple[int, int] | None:

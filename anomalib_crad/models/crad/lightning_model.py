@@ -111,13 +111,10 @@ class Crad(FeatureReconstruction, AnomalibModule):
 
     architecture_arguments = ARCHITECTURE
     gradient_clip_norm = 0.1
-    # All but the fusion's blocks: 98 % of the head's multiply-adds, and the only large part that 8 bits do not spoil.
-    # The score is the length of a small difference between features and what is rebuilt of them, so that every error of
-    # either adds to it (docs/benchmarks/int8.md).
+    # All but the fusion's blocks: 98 % of the head's multiply-adds, and the only large part that 8 bits do not spoil
+    # (docs/benchmarks/int8.md).
     floating_point_modules = (
         *Exporting.floating_point_modules,
-        "model.feature_extractor*",
-        "model.reconstruction",
         "model.reconstruction.*_memory*",
         "model.reconstruction.fusion.recover",
     )
@@ -196,6 +193,7 @@ class Crad(FeatureReconstruction, AnomalibModule):
         self.seed = seed
         self.model: CradModel = CradModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
         self.loss = CradLoss()
+        self.note_initial_head()
 
     def training_loss(self, reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Add to the loss what the memories ask for themselves; a grid asks for nothing.

@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
 
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
+from anomalib_crad.models.components.exporting import Exporting
 from anomalib_crad.models.components.features import plain_layers
 from anomalib_crad.models.components.image_size import resize_and_normalise, resolve_image_size
 from anomalib_crad.models.components.training import check_training_arguments
@@ -101,6 +102,9 @@ class UniAD(FeatureReconstruction, AnomalibModule):
 
     architecture_arguments = ARCHITECTURE
     gradient_clip_norm = 0.1
+    # The output projection gives the reconstruction itself, as Crad's last convolution does, on which 8 bits show most;
+    # the input projection takes in the whole range of the features. The two are 2 % of the head's multiply-adds.
+    floating_point_modules = (*Exporting.floating_point_modules, "model.reconstruction.*_projection")
     lr_step_share = 0.8  # step 800 of the paper's 1000 epochs
 
     def __init__(
@@ -173,6 +177,7 @@ class UniAD(FeatureReconstruction, AnomalibModule):
         self.seed = seed
         self.model: UniADModel = UniADModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
         self.loss = UniADLoss()
+        self.note_initial_head()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the whole head; the learning rate drops to a tenth at ``lr_step``."""

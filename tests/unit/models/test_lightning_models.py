@@ -15,6 +15,7 @@ import torch
 import yaml
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
+from lightning.pytorch import Trainer
 from made_up_models import datamodule, fit, narrow_crad, narrow_uniad
 from omegaconf import OmegaConf
 
@@ -27,6 +28,14 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 NARROW: dict[type[Crad | UniAD], Callable[..., Crad | UniAD]] = {Crad: narrow_crad, UniAD: narrow_uniad}
 
 models = pytest.mark.parametrize("model_class", NARROW, ids=lambda model_class: model_class.__name__)
+
+
+def save(model: Crad | UniAD, folder: Path) -> Path:
+    """Write a checkpoint of a model as it is."""
+    trainer = Trainer(default_root_dir=folder, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(folder / "as_it_is.ckpt")
+    return folder / "as_it_is.ckpt"
 
 
 def defaults(model_class: type[Crad | UniAD]) -> dict[str, Any]:
@@ -149,3 +158,49 @@ def test_lists_of_omegaconf_become_plain_ones(model_class: type[Crad | UniAD]) -
     for name, value in lists.items():
         assert type(model.hparams[name]) is list
         assert model.hparams[name] == value
+
+
+@models
+@pytest.mark.parametrize("export", ["to_torch", "to_onnx", "to_openvino"])
+def test_a_model_that_was_never_trained_is_not_exported(
+    model_class: type[Crad | UniAD], export: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"This {model_class.__name__} has not been trained"):
+        getattr(NARROW[model_class](), export)(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("memory", ["grid", "attention"])
+def test_nothing_in_the_head_counts_batches_and_yet_it_is_known_to_be_untrained(memory: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="This Crad has not been trained"):
+        narrow_crad(num_blocks=0, memory=memory).to_torch(tmp_path)
+
+
+@models
+def test_a_checkpoint_without_a_step_is_not_exported(model_class: type[Crad | UniAD], tmp_path: Path) -> None:
+    path = save(NARROW[model_class](), tmp_path)
+    with pytest.raises(ValueError, match="has not been trained"):
+        model_class.load_from_checkpoint(path).to_torch(tmp_path)
+
+
+@models
+def test_one_step_is_a_training(model_class: type[Crad | UniAD], tiny_root: Path, tmp_path: Path) -> None:
+    model = NARROW[model_class]()
+    names, parameters = list(model.state_dict()), len(list(model.parameters()))
+    fit(tiny_root, model, tmp_path, max_steps=1, limit_val_batches=0)
+    model_class.load_from_checkpoint(save(model, tmp_path)).to_torch(tmp_path / "from_checkpoint")
+    path = model.to_torch(tmp_path)
+    exported = torch.load(path, weights_only=False)["model"]
+    assert (list(exported.state_dict()), len(list(exported.parameters()))) == (names, parameters)
+    assert not [name for name in vars(exported) if "initial_head" in name]
+    exported.to_torch(tmp_path / "again")
+
+
+@models
+def test_weights_that_were_loaded_by_hand_are_a_training(model_class: type[Crad | UniAD], tmp_path: Path) -> None:
+    """The authors', say; and so are they in a checkpoint, which has no step."""
+    trained, model = NARROW[model_class](), NARROW[model_class]()
+    model.model.reconstruction.load_state_dict(trained.model.reconstruction.state_dict())
+    path = save(model, tmp_path)
+    model.to_torch(tmp_path)
+    model_class.load_from_checkpoint(path).to_torch(tmp_path)

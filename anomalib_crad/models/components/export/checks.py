@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
-from torch.nn.modules.batchnorm import _BatchNorm
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,30 +15,37 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def check_is_trained(module: nn.Module) -> None:
-    """See that a model has learnt something, where its batch norms can tell.
-
-    A batch norm counts the batches that it has seen, and a checkpoint keeps the count. Models whose trainable part has
-    none pass.
+def fingerprint(module: nn.Module) -> str:
+    """Tell the numbers that a module holds from any others.
 
     Args:
-        module: anomalib's module, whose ``model`` is the network.
+        module: The module.
+
+    Returns:
+        A digest of all its parameters and buffers, the same on every device.
+    """
+    digest = hashlib.sha256()
+    for value in module.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_is_trained(model_name: str, head: nn.Module, initial: str | None) -> None:
+    """See that a model has learnt something, in whatever way: its head no longer holds what it was built with.
+
+    Args:
+        model_name: Class of the model.
+        head: The part that is trained.
+        initial: :func:`fingerprint` of the head as it was built; ``None`` if nobody took it, which passes.
 
     Raises:
-        ValueError: If no trainable batch norm has ever seen a batch.
+        ValueError: If nothing in the head has changed.
     """
-    counts = [
-        int(part.num_batches_tracked)
-        for part in module.modules()
-        if isinstance(part, _BatchNorm)
-        and part.num_batches_tracked is not None
-        and any(parameter.requires_grad for parameter in part.parameters())
-    ]
-    if counts and not any(counts):
-        name = type(module).__name__
+    if initial is not None and fingerprint(head) == initial:
         msg = (
-            f"This {name} has not been trained, so its scores would mean nothing. Train it first, or pass the "
-            f"checkpoint of a training (command line: --ckpt_path PATH; Python: {name}.load_from_checkpoint(PATH))."
+            f"This {model_name} has not been trained, so its scores would mean nothing. Train it first, or pass the "
+            f"checkpoint of a training (command line: --ckpt_path PATH; Python: "
+            f"{model_name}.load_from_checkpoint(PATH))."
         )
         raise ValueError(msg)
 

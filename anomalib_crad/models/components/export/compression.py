@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 FEW_IMAGES = 100
 _NEEDS_IMAGES = {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}
+_SCORES = {"pred_score", "anomaly_map"}
 
 
 def check_compression(
@@ -38,39 +39,78 @@ def check_compression(
     datamodule: AnomalibDataModule | None,
     metric: Metric | None,
     max_drop: float,
+    raw_scores: bool = False,
 ) -> None:
     """See that a compression can be done, before anything is exported.
 
     Args:
         compression_type: What was asked for.
-        datamodule: Images, or ``None``.
+        datamodule: Images, or ``None``; they are set up where they are needed.
         metric: Measure of ``INT8_ACQ``, or ``None``.
-        max_drop: Its largest loss.
+        max_drop: Its largest drop.
+        raw_scores: Whether the exported scores are raw. Defaults to ``False``.
 
     Raises:
         ModuleNotFoundError: If NNCF is needed and not installed.
-        ValueError: If images are needed and there are none, or an option of ``INT8_ACQ`` is out of its range.
+        ValueError: If images are needed and there are none, or none of one label, or an option of ``INT8_ACQ`` is out
+            of its range.
     """
     if compression_type in {None, CompressionType.FP16}:
         return
     name = CompressionType(compression_type).name
     require_packages(f"compression_type={name}", "nncf")
-    if compression_type in _NEEDS_IMAGES and datamodule is None:
+    if compression_type not in _NEEDS_IMAGES:
+        return
+    if datamodule is None:
         msg = (
             f"compression_type={name} reads training images to find the range of values, but no datamodule was given. "
             "Pass the one that the model was trained on (command line: --data MVTec ...), or take INT8, which "
             "compresses weights without images."
         )
         raise ValueError(msg)
-    if compression_type != CompressionType.INT8_ACQ:
-        return
+    if compression_type == CompressionType.INT8_ACQ:
+        _check_accuracy_control(metric, max_drop, raw_scores)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    if not len(datamodule.train_data):
+        msg = (
+            f"compression_type={name} reads training images to find the range of values, but the datamodule has none. "
+            "Take INT8, which compresses weights without images."
+        )
+        raise ValueError(msg)
+    if compression_type == CompressionType.INT8_ACQ:
+        _check_validation_images(datamodule)
+
+
+def _check_accuracy_control(metric: Metric | None, max_drop: float, raw_scores: bool) -> None:
     if metric is not None and not isinstance(metric, Metric):
         msg = (
             f"metric must be a metric of anomalib, such as F1Score(fields=['pred_label', 'gt_label']), got {metric!r}."
         )
         raise ValueError(msg)
     if not 0 <= max_drop <= 1:
-        msg = f"max_drop is a share of the metric and must be from 0 to 1, got {max_drop}."
+        msg = (
+            "max_drop is how far the metric may drop (0.01: from 0.95 to 0.94) and must be from 0 to 1, got "
+            f"{max_drop}."
+        )
+        raise ValueError(msg)
+    if raw_scores and _SCORES & set(getattr(metric, "fields", ())):
+        msg = (
+            "metric reads scores, but the exported ones are raw, distances without an upper bound, and torchmetrics "
+            "takes what is not between 0 and 1 for logits, of which all are nearly 1. Leave raw_scores out, or take a "
+            "metric of labels, such as F1Score(fields=['pred_label', 'gt_label'])."
+        )
+        raise ValueError(msg)
+
+
+def _check_validation_images(datamodule: AnomalibDataModule) -> None:
+    # There is no attribute at all where the datamodule makes no validation set.
+    images = getattr(datamodule, "val_data", None)
+    if images is None or not images.has_normal or not images.has_anomalous:
+        msg = (
+            "compression_type=INT8_ACQ needs validation images with both labels, normal and anomalous, which this "
+            "datamodule does not have (command line: --data.val_split_mode same_as_test). INT8_PTQ does without."
+        )
         raise ValueError(msg)
 
 
@@ -87,9 +127,9 @@ def compress_file(
     Args:
         path: The ``.xml`` file, its operations named by their modules.
         compression_type: How.
-        datamodule: Images for ``INT8_PTQ`` and ``INT8_ACQ``.
+        datamodule: Images for ``INT8_PTQ`` and ``INT8_ACQ``, as :func:`check_compression` has set them up.
         metric: Measure of ``INT8_ACQ``; ``None`` is anomalib's F1 score of images.
-        max_drop: Largest loss of it.
+        max_drop: Largest drop of it.
         kept_modules: Patterns of the modules that are left as they are.
     """
     import openvino
@@ -103,8 +143,6 @@ def compress_file(
     elif datamodule is None or compression_type == CompressionType.INT8:
         model = compress_weights(model, kept_modules)
     else:
-        datamodule.prepare_data()
-        datamodule.setup("fit")
         images = _calibration_images(datamodule, input_size(model))
         if compression_type == CompressionType.INT8_PTQ:
             model = quantize(model, images, kept_modules)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import openvino
 
 _LARGEST = float(np.finfo(np.float16).max)
+#: Below it half precision has ever fewer digits, and in the end none. In a constant whose largest number is above it,
+#: what a smaller one loses is nothing beside the rounding of the largest.
+_SMALLEST = float(np.finfo(np.float16).smallest_normal)
 
 
 def halve_weights(model: openvino.Model, modules: Sequence[str]) -> openvino.Model:
@@ -44,7 +47,8 @@ def halve_weights(model: openvino.Model, modules: Sequence[str]) -> openvino.Mod
             if constant.get_type_name() != "Constant" or constant.get_element_type() != openvino.Type.f32:
                 continue
             values = constant.get_data()
-            if np.abs(values).max(initial=0) <= _LARGEST:
+            largest = np.abs(values).max(initial=0)
+            if largest == 0 or _SMALLEST <= largest <= _LARGEST:
                 half = opset13.convert(opset13.constant(values.astype(np.float16)), openvino.Type.f32)
                 place.replace_source_output(half.output(0))
     return model

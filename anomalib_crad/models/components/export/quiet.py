@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 _CHATTY = ("onnx_ir", "onnxscript", "torch.onnx")
-_OF_EACH_OPERATION = "Not adding activation input quantizer"
+_OF_OPERATIONS = ("Not adding activation input quantizer", "ignored nodes were found by name")
 
 
 @contextmanager
 def quiet_quantizer() -> Generator[None, None, None]:
-    """Leave out what NNCF logs of each operation that is not quantised."""
+    """Leave out what NNCF logs of the operations that are not quantised."""
 
     def is_of_use(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_OF_EACH_OPERATION)
+        return not any(part in record.getMessage() for part in _OF_OPERATIONS)
 
     logger = logging.getLogger("nncf")
     logger.addFilter(is_of_use)

@@ -9,12 +9,37 @@ scores near 1 hold few digits.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from torch import nn
+
+
+def asks_for_raw_scores(raw_scores: bool, onnx_kwargs: Mapping[str, Any] | None = None) -> bool:
+    """Tell whether scores shall stay raw, from the argument and from the only one that anomalib's command line passes.
+
+    Args:
+        raw_scores: The argument.
+        onnx_kwargs: May hold ``raw_scores`` too. Defaults to ``None``.
+
+    Returns:
+        Whether one of them says so.
+
+    Raises:
+        TypeError: If it is neither true nor false.
+        ValueError: If the two differ.
+    """
+    passed = (onnx_kwargs or {}).get("raw_scores", raw_scores)
+    for value in (raw_scores, passed):
+        if not isinstance(value, bool):
+            msg = f"raw_scores must be true or false, got {value!r} (command line: --onnx_kwargs.raw_scores true)."
+            raise TypeError(msg)
+    if raw_scores and not passed:
+        msg = "raw_scores is True, but onnx_kwargs has raw_scores=False. Leave it out of onnx_kwargs."
+        raise ValueError(msg)
+    return bool(passed)
 
 
 @contextmanager

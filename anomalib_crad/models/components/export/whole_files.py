@@ -10,11 +10,12 @@ folder that cannot be written to is found out first.
 from __future__ import annotations
 
 import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterable
 
     from anomalib.deploy import ExportType
 
@@ -42,6 +43,7 @@ def write_whole(export_root: Path | str, export_type: ExportType, write: Callabl
     export_root = Path(export_root)
     folder = export_root / "weights" / export_type.value
     try:
+        new = [level for level in (folder, *folder.parents) if not level.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         staging = tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=folder)
     except OSError as error:
@@ -50,7 +52,7 @@ def write_whole(export_root: Path | str, export_type: ExportType, write: Callabl
             "of yours (command line: --export_root FOLDER)."
         )
         raise type(error)(msg) from error
-    with staging as name:
+    with _removed_if_empty(new), staging as name:
         written = write(Path(name))
         path = export_root / written.relative_to(name)
         path.unlink(missing_ok=True)
@@ -58,3 +60,15 @@ def write_whole(export_root: Path | str, export_type: ExportType, write: Callabl
         for source in [*others, written]:
             source.replace(path.parent / source.name)
     return path
+
+
+@contextmanager
+def _removed_if_empty(folders: Iterable[Path]) -> Generator[None, None, None]:
+    """Remove folders, innermost first, where an exception leaves the block and nothing is in them."""
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            with suppress(OSError):  # something is in it, which stays
+                folder.rmdir()
+        raise

@@ -87,12 +87,24 @@ def test_only_the_modules_that_are_not_kept_have_half_precision(graph: openvino.
     assert types == {"model.backbone.first/node_Conv_0": openvino.Type.f32, "model.head/node_Conv_1": openvino.Type.f16}
 
 
-def test_a_weight_too_large_for_half_precision_keeps_single() -> None:
+@pytest.mark.parametrize("weight", [1e6, 1e-8])
+def test_a_weight_too_large_or_too_small_for_half_precision_keeps_single(weight: float) -> None:
     image = ops.parameter([1, 1, 2, 2], np.float32)
-    scaled = ops.multiply(image, ops.constant(np.full((1, 1, 2, 2), 1e6, np.float32)), name="model.head/node_Mul_0")
+    constant = ops.constant(np.full((1, 1, 2, 2), weight, np.float32))
+    scaled = ops.multiply(image, constant, name="model.head/node_Mul_0")
     graph = halve_weights(openvino.Model([scaled], [image]), [])
     assert _type(scaled) == openvino.Type.f32
-    assert np.isfinite(openvino.Core().compile_model(graph, "CPU")(np.ones((1, 1, 2, 2), np.float32))[0]).all()
+    result = openvino.Core().compile_model(graph, "CPU")(np.ones((1, 1, 2, 2), np.float32))[0]
+    np.testing.assert_allclose(result, weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [0.0, 1.0])
+def test_a_small_weight_beside_a_large_one_does_not_keep_both(largest: float) -> None:
+    image = ops.parameter([1, 1, 1, 2], np.float32)
+    constant = ops.constant(np.array([largest * 1e-9, largest], np.float32).reshape(1, 1, 1, 2))
+    scaled = ops.multiply(image, constant, name="model.head/node_Mul_0")
+    halve_weights(openvino.Model([scaled], [image]), [])
+    assert _type(scaled) == openvino.Type.f16
 
 
 @pytest.mark.parametrize(("shape", "expected"), [([1, 3, 8, 6], (8, 6)), ([-1, 3, -1, -1], None)])

@@ -65,6 +65,14 @@ def test_a_broken_export_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> Non
     assert names(path.parent) == ["model.bin", "model.xml"]
 
 
+def test_a_broken_first_export_leaves_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(RuntimeError, match="no space left"):
+        write_whole(tmp_path / "mine" / "new", ExportType.OPENVINO, writer("new", breaks=True))
+    assert names(tmp_path) == ["mine"]
+    assert not names(tmp_path / "mine")
+
+
 def test_a_break_between_two_files_leaves_no_description_with_the_weights_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
