@@ -45,7 +45,7 @@ def check_plan(plan: Plan) -> None:
     if plan.cost is not None:
         _check_cost(plan.cost)
     if plan.categories_of is not None:
-        _check_categories(plan)
+        _check_categories(plan, plan.categories_of)
 
 
 def _check_model(where: str, model: ModelPlan, plan: Plan) -> None:
@@ -81,13 +81,13 @@ def _check_cost(cost: CostPlan) -> None:
         _check_whole(f"cost: {name}", getattr(cost, name))
 
 
-def _check_categories(plan: Plan) -> None:
-    if plan.categories_of not in plan.datasets:
-        _refuse("categories_of", f"one of the datasets ({', '.join(plan.datasets)})", plan.categories_of)
-    categories = plan.datasets[plan.categories_of].init_args.get("category")
+def _check_categories(plan: Plan, dataset: str) -> None:
+    if dataset not in plan.datasets:
+        _refuse("categories_of", f"one of the datasets ({', '.join(plan.datasets)})", dataset)
+    categories = plan.datasets[dataset].init_args.get("category")
     if not isinstance(categories, list) or len(categories) < 2:
         needed = "a list of at least two categories, of which one, two and so on are used (categories_of)"
-        _refuse(f"datasets: {plan.categories_of}: init_args: category", needed, categories)
+        _refuse(f"datasets: {dataset}: init_args: category", needed, categories)
 
 
 def _check_class(where: str, entry: DatasetPlan | ModelPlan) -> None:
