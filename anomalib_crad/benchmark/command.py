@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from anomalib_crad.configurations import configuration
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
         description="Compare models on datasets over seeds, under one protocol. A run that is stopped goes on where it "
         "was when it is started again; what has finished is not run twice.",
     )
-    parser.add_argument("--config", type=Path, required=True, help="What to compare, such as configs/benchmark.yaml.")
+    example = configuration("benchmark.yaml")
+    parser.add_argument("--config", type=Path, required=True, help=f"What to compare, such as {example}.")
     parser.add_argument(
         "--output", type=Path, default=None, help="Folder for results. Default: results/benchmark/<name of the config>."
     )

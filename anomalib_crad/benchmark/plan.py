@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from anomalib_crad.benchmark.plan_checks import check_plan
+from anomalib_crad.configurations import configuration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,7 +141,7 @@ def read_plan(path: Path) -> Plan:
         ValueError: If a key is missing or unknown, or a value cannot be; the message names it.
     """
     if not path.is_file():
-        msg = f"There is no configuration '{path}'. configs/benchmark.yaml is one to start from."
+        msg = f"There is no configuration '{path}'. One to start from: {configuration('benchmark.yaml')}"
         raise FileNotFoundError(msg)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -150,7 +150,8 @@ def test_what_cannot_be_is_named(tmp_path: Path, changes: dict[str, Any], messag
 
 
 def test_a_file_that_is_not_there_or_no_yaml(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no configuration '.*nothing\.yaml'"):
+    with pytest.raises(FileNotFoundError, match=r"no configuration '.*nothing\.yaml'") as raised:
         read_plan(tmp_path / "nothing.yaml")
+    assert Path(str(raised.value).partition("One to start from: ")[2]).is_file()
     with pytest.raises(ValueError, match="is not valid YAML"):
         read(tmp_path, "datasets: [")
