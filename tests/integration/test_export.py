@@ -165,6 +165,7 @@ def test_a_model_taken_apart_is_exported_as_it_is(tmp_path: Path, arguments: dic
         model.train().model(images)  # running means of batch norm, without which it counts as untrained
     exported = run(model.to_onnx(tmp_path, raw_scores=True))(images.numpy())
     model.eval()
+    assert model.pre_processor is not None
     with torch.inference_mode():
         expected = model.model(model.pre_processor(images))
     np.testing.assert_allclose(exported["pred_score"].squeeze(), expected.pred_score.squeeze(), rtol=1e-3)

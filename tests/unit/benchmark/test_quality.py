@@ -60,7 +60,7 @@ def test_a_default_backbone_is_normalised_for_as_a_given_one_is() -> None:
 
 def test_a_model_without_a_limit_to_its_training_is_refused(tmp_path: Path) -> None:
     """Lightning would train 1000 epochs."""
-    dataset = {"class_path": "MVTec", "init_args": {"root": str(tmp_path), "category": "cap"}}
+    dataset = {"class_path": "MVTec", "init_args": {"root": str(tmp_path), "category": "bottle"}}
     unlimited = {"max_epochs": None, "train_batch_size": None, "dataset": dataset, "accelerator": "cpu"}
     cell = Cell("quality", "GANomaly", "products", 0, {**settings("Ganomaly"), **unlimited})
     with pytest.raises(ValueError, match=r"Ganomaly sets no limit to its training.*set max_epochs"):
