@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from anomalib_crad.configurations import configuration
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_HERE = Path(__file__).parent
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,15 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--trainer.max_epochs 1 --model.num_blocks 2 --model.hidden_channels 32 --data.max_train_images 16 "
         "--data.max_test_images 8",
     )
-    parser.add_argument("--config", type=Path, default=default_config(), help="Configuration. Default: %(default)s")
+    default = configuration("quickstart.yaml")
+    parser.add_argument("--config", type=Path, default=default, help="Configuration. Default: %(default)s")
     known, further = parser.parse_known_args(arguments)
     run(known.config, further)
-
-
-def default_config() -> Path:
-    """Path of ``quickstart.yaml``, in the installed package or in the source tree."""
-    candidates = [_HERE / "configs", _HERE.parent / "configs"]
-    return next((folder for folder in candidates if folder.is_dir()), candidates[0]) / "quickstart.yaml"
 
 
 def run(config: Path, arguments: Sequence[str] = ()) -> Path:

@@ -56,13 +56,22 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the cell and of its folder."""
+        *parts, identity = self._parts()
+        return "-".join([*map(file_name, parts), identity])
+
+    @property
+    def written_name(self) -> str:
+        """The name with model and dataset as the plan writes them, for patterns."""
+        return "-".join(self._parts())
+
+    def _parts(self) -> list[str]:
         parts = [self.kind, self.dataset, self.model, f"seed{self.seed}"]
         if self.categories is not None:
             parts.append(f"{self.categories}_categories")
         if self.runtime is not None:
             parts.append(self.runtime)
         identity = json.dumps([self.settings, self.categories, self.source], sort_keys=True)
-        return "-".join([*map(_file_name, parts), hashlib.sha256(identity.encode()).hexdigest()[:8]])
+        return [*parts, hashlib.sha256(identity.encode()).hexdigest()[:8]]
 
     @property
     def title(self) -> str:
@@ -143,7 +152,12 @@ def _cost(plan: Plan, source: Cell, runtime: str) -> Cell:
     return Cell("cost", source.model, source.dataset, source.seed, settings, source.categories, source.name, runtime)
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """Return a text with nothing in it that a file's name cannot hold, or that separates the parts of a cell's.
+
+    Args:
+        text: Such as the name of a model.
+    """
     return "".join(character if character.isalnum() or character in "_." else "_" for character in text)
 
 
@@ -178,6 +192,15 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
     Returns:
         The result, or ``None`` if the cell has not finished.
+
+    Raises:
+        ValueError: If the file is broken.
     """
     path = Path(folder) / RESULT_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{path} is broken ({error}). Delete it, and the cell is run again."
+        raise ValueError(msg) from error

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from anomalib_crad.configurations import configuration
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,33 +33,50 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
         description="Compare models on datasets over seeds, under one protocol. A run that is stopped goes on where it "
         "was when it is started again; what has finished is not run twice.",
     )
-    parser.add_argument("--config", type=Path, required=True, help="What to compare, such as configs/benchmark.yaml.")
+    example = configuration("benchmark.yaml")
+    parser.add_argument("--config", type=Path, required=True, help=f"What to compare, such as {example}.")
     parser.add_argument(
         "--output", type=Path, default=None, help="Folder for results. Default: results/benchmark/<name of the config>."
     )
     parser.add_argument(
         "--select", nargs="+", default=(), metavar="PATTERN", help="Only cells of these names: '*Crad*'."
     )
-    parser.add_argument("--rerun", nargs="+", default=(), metavar="PATTERN", help="Run these again though finished.")
+    parser.add_argument(
+        "--rerun",
+        nargs="+",
+        default=(),
+        metavar="PATTERN",
+        help="Run these again though finished, and what measures their cost.",
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="Run again what has failed.")
     known = parser.parse_args(arguments)
 
+    from anomalib_crad.benchmark.cells import cells_of
+    from anomalib_crad.benchmark.failures import failure_lines
     from anomalib_crad.benchmark.plan import read_plan
-    from anomalib_crad.benchmark.runner import run_benchmark
-    from anomalib_crad.benchmark.summary import failures, summary_table
+    from anomalib_crad.benchmark.runner import check_patterns, run_benchmark
+    from anomalib_crad.benchmark.summary import summary_table
 
     console = Console()
     output = known.output or Path("results") / "benchmark" / known.config.stem
     try:
         plan = read_plan(known.config)
-        results = run_benchmark(plan, output, console, known.select, known.rerun)
+        check_patterns(cells_of(plan), (*known.select, *known.rerun))
+        output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    # Not above: what goes wrong in a run is no wrong use of the command, and its traceback says where it was.
+    try:
+        results = run_benchmark(plan, output, console, known.select, known.rerun, known.retry_failed)
     except KeyboardInterrupt:
         console.print(f"Stopped. The same command goes on from here; tables so far: {output}", soft_wrap=True)
         return 130
     console.print(summary_table(plan, results))
-    for title in failures(results):
-        console.print(f"Not run: {title}", soft_wrap=True)
+    failures = failure_lines(results)
+    for line in failures:
+        console.print(f"Not run: {line}", soft_wrap=True)
+    if failures:
+        console.print("Once the causes are gone: the same command with --retry-failed.", soft_wrap=True)
     console.print(f"All metrics (tables.md, CSV, JSON) and plots: {output}", soft_wrap=True)
     ran = [result for _, result in results if result is not None]
     return 0 if any("error" not in result for result in ran) else 1

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomalib_crad.benchmark.machine import load_average, peak_memory
+from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ def measure_cost(runtime: str, path: Path, settings: dict[str, Any]) -> dict[str
             run, _ = _openvino(path, threads, "THROUGHPUT")
         seconds = statistics.median(_times(run, images, 1, settings["batch_runs"]))
     except Exception as error:  # noqa: BLE001  # a model that takes single images only has a latency all the same
-        result["throughput"] = {"error": f"{type(error).__name__}: a batch of {len(images)} is not taken"}
+        result["throughput"] = {"error": f"a batch of {len(images)} is not taken: {describe_error(error)}"}
     else:
         result["throughput"] = {"images_per_second": len(images) / seconds, "batch_size": len(images)}
     return {**result, "peak_memory_bytes": peak_memory(), "memory_before_loading_bytes": before}

@@ -42,9 +42,12 @@ QUALITY_COLUMNS = [
     "training_peak_memory_bytes",
     "training_load_average",
     "test_seconds",
+    "missing",
     "error",
     "image_score",
     "settings",
+    "machine",
+    "versions",
     "finished",
 ]
 COST_COLUMNS = [
@@ -64,8 +67,18 @@ COST_COLUMNS = [
     "load_average",
     "error",
     "settings",
+    "source_settings",
+    "machine",
+    "versions",
     "finished",
 ]
+#: What is no number. All else is one, or empty: results hold what is not finite as text.
+_TEXTS = {
+    *("dataset", "model", "category", "runtime", "missing", "error", "image_score"),
+    *("settings", "source_settings", "machine", "versions", "finished"),
+}
+#: What of a machine's description is no version of a package.
+_MACHINE = ("processor", "cores", "memory_bytes", "accelerator", "system")
 
 
 def quality_frame(plan: Plan, results: Results) -> pd.DataFrame:
@@ -76,15 +89,16 @@ def quality_frame(plan: Plan, results: Results) -> pd.DataFrame:
         results: Cells and what came of them.
 
     Returns:
-        The columns of :data:`QUALITY_COLUMNS`; a cell that failed has one row, with its ``error``.
+        The columns of :data:`QUALITY_COLUMNS`; a cell that failed has one row, with its ``error``, and metrics that do
+        not exist are named in ``missing``, with the reason.
     """
     rows = [
-        {**_identity(cell), **row, "image_score": plan.models[cell.model].image_score}
+        {**_identity(cell, result), **row, "image_score": plan.models[cell.model].image_score}
         for cell, result in results
         if cell.kind == "quality" and result is not None
         for row in _quality_rows(result)
     ]
-    return pd.DataFrame(rows, columns=QUALITY_COLUMNS)
+    return _frame(rows, QUALITY_COLUMNS)
 
 
 def cost_frame(results: Results) -> pd.DataFrame:
@@ -94,29 +108,53 @@ def cost_frame(results: Results) -> pd.DataFrame:
         results: Cells and what came of them.
 
     Returns:
-        The columns of :data:`COST_COLUMNS`.
+        The columns of :data:`COST_COLUMNS`; ``source_settings`` are those of the model that was measured.
     """
+    settings = {cell.name: _text(cell.settings) for cell, _ in results}
     rows = [
-        {**_identity(cell), "runtime": cell.runtime, **_cost_row(result)}
+        {
+            **_cost_row(result),
+            **_identity(cell, result),
+            "runtime": cell.runtime,
+            "source_settings": settings.get(cell.source or ""),
+        }
         for cell, result in results
         if cell.kind == "cost" and result is not None
     ]
-    return pd.DataFrame(rows, columns=COST_COLUMNS)
+    return _frame(rows, COST_COLUMNS)
 
 
-def _identity(cell: Cell) -> dict[str, Any]:
+def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=columns)
+    numbers = [name for name in columns if name not in _TEXTS]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
+    return frame
+
+
+def _text(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
+
+
+def _identity(cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+    described = result.get("machine") or {}
+    machine = {name: described[name] for name in _MACHINE if name in described}
+    versions = {name: value for name, value in described.items() if name not in _MACHINE}
     return {
         "dataset": cell.dataset,
         "model": cell.model,
         "seed": cell.seed,
         "categories": cell.categories,
-        "settings": json.dumps(cell.settings, sort_keys=True),
+        "settings": _text(cell.settings),
+        # A cell that failed does not say where.
+        "machine": _text(machine) if machine else None,
+        "versions": _text(versions) if versions else None,
+        "finished": result["finished"],
     }
 
 
 def _quality_rows(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if "error" in result:
-        yield {"category": MEAN, "error": result["error"], "finished": result["finished"]}
+        yield {"category": MEAN, "error": result["error"]}
         return
     training = result["training"]
     shared = {
@@ -128,23 +166,28 @@ def _quality_rows(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "training_peak_memory_bytes": training["peak_memory_bytes"],
         "training_load_average": training["load_average_before"],
         "test_seconds": result["test"]["seconds"],
-        "finished": result["finished"],
     }
-    own, common = _values(result["metrics"]), _values(result["common_metrics"])
-    for category, values in own.items():
-        renamed = {COMMON[name]: value for name, value in common.get(category, {}).items() if name in COMMON}
-        yield {"category": category, **values, **renamed, **shared}
+    own, common = _entries(result["metrics"]), _entries(result["common_metrics"])
+    for category, entry in own.items():
+        values = common.get(category, {"values": {}})["values"]
+        renamed = {COMMON[name]: value for name, value in values.items() if name in COMMON}
+        yield {"category": category, **entry["values"], **renamed, "missing": _missing(entry), **shared}
 
 
-def _values(report: dict[str, Any]) -> dict[str, dict[str, float]]:
-    values = {name: entry["values"] for name, entry in report["categories"].items()}
-    pooled = report[POOLED]
-    return {**values, MEAN: report[MEAN], POOLED: {} if pooled is None else pooled["values"]}
+def _entries(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {**report["categories"], MEAN: {"values": report[MEAN]}, POOLED: report[POOLED] or {"values": {}}}
+
+
+def _missing(entry: dict[str, Any]) -> str | None:
+    reasons: dict[str, list[str]] = {}
+    for metric, reason in entry.get("missing", {}).items():
+        reasons.setdefault(reason, []).append(metric)
+    return "; ".join(f"{', '.join(metrics)}: {reason}" for reason, metrics in reasons.items()) or None
 
 
 def _cost_row(result: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
-        return {"error": result["error"], "finished": result["finished"]}
+        return {"error": result["error"]}
     return {
         **result,
         "latency_ms_median": result["latency_ms"]["median"],

@@ -24,7 +24,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": _memory(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -33,13 +33,16 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def load_average() -> float:
-    """Return the number of processes that wanted to run in the last minute; others' work slows what is measured."""
-    return os.getloadavg()[0]
+def load_average() -> float | None:
+    """Return the number of processes that wanted to run in the last minute; ``None`` where nothing counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def peak_memory() -> int:
-    """Return the largest memory of this process so far, in bytes: of the accelerator if it was used, or resident."""
+def peak_memory() -> int | None:
+    """Return the largest memory of this process so far, in bytes: of the accelerator if it was used, or resident.
+
+    ``None`` where the system does not say, which is Windows.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
@@ -48,8 +51,10 @@ def peak_memory() -> int:
         # Not from getrusage, whose peak on Linux begins with that of the process which started this one.
         peak = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return 1024 * int(peak.split()[1])
-    import resource  # there is none on Windows
-
+    try:
+        import resource
+    except ImportError:
+        return None
     # Kilobytes, but on macOS bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -64,6 +69,10 @@ def describe_error(error: BaseException) -> str:
     # OpenVINO begins with the places in its source that the error came through.
     telling = [line for line in lines if not line.startswith("Exception from")] or lines
     return f"{type(error).__name__}: {telling[0]}" if telling else type(error).__name__
+
+
+def _memory() -> int | None:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
 
 
 def _processor() -> str:

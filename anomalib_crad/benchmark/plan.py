@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from anomalib_crad.benchmark.plan_checks import check_plan
+from anomalib_crad.configurations import configuration
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -41,8 +44,8 @@ class ModelPlan:
         class_path: Name of one of anomalib's or our models.
         image_score: In words, how the model pools its map into an image score; stands beside its numbers.
         init_args: Its arguments. Defaults to none.
-        max_epochs: Epochs to train, by the name of a dataset where they differ. Defaults to ``None``: what the model
-            needs by itself (one for a memory bank).
+        max_epochs: Epochs to train, by the name of every dataset where they differ. Defaults to ``None``: what the
+            model sets by itself, as ours and memory banks do; any other is refused, as Lightning would train 1000.
         train_batch_size: Images in a training batch, where it differs from the dataset's. Defaults to ``None``.
         cost_grows: Whether its network grows with the training images, as a memory bank does; then its cost is
             measured for each number of categories. Defaults to ``False``.
@@ -138,7 +141,7 @@ def read_plan(path: Path) -> Plan:
         ValueError: If a key is missing or unknown, or a value cannot be; the message names it.
     """
     if not path.is_file():
-        msg = f"There is no configuration '{path}'. configs/benchmark.yaml is one to start from."
+        msg = f"There is no configuration '{path}'. One to start from: {configuration('benchmark.yaml')}"
         raise FileNotFoundError(msg)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -159,31 +162,12 @@ def _plan(content: object) -> Plan:
         **values,
         "datasets": _sections("datasets", values["datasets"], DatasetPlan),
         "models": _sections("models", values["models"], ModelPlan),
-        **({"seeds": tuple(values["seeds"])} if "seeds" in values else {}),
-        **({"image_size": tuple(values["image_size"])} if "image_size" in values else {}),
+        # What is no list is left for the check, which names it.
+        **{name: tuple(values[name]) for name in ("seeds", "image_size") if isinstance(values.get(name), list)},
         **({"cost": _section("cost", values["cost"], CostPlan)} if values.get("cost") is not None else {}),
     })
-    _check_values(plan)
+    check_plan(plan)
     return plan
-
-
-def _check_values(plan: Plan) -> None:
-    own_seeds = {f"models: {name}: ": plan.seeds_of(name) for name in plan.models}
-    for where, seeds in ({"": plan.seeds} | own_seeds).items():
-        if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-            msg = f"{where}seeds must be whole numbers from 0, at least one, got {list(seeds)}."
-            raise ValueError(msg)
-    if len(plan.image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in plan.image_size):
-        msg = f"image_size must be height and width in pixels, got {list(plan.image_size)}."
-        raise ValueError(msg)
-    if plan.categories_of is not None and plan.categories_of not in plan.datasets:
-        msg = f"categories_of must be one of the datasets ({', '.join(plan.datasets)}), got '{plan.categories_of}'."
-        raise ValueError(msg)
-    for name, model in plan.models.items():
-        unknown = sorted(set(model.max_epochs) - set(plan.datasets)) if isinstance(model.max_epochs, dict) else []
-        if unknown:
-            msg = f"models: {name}: max_epochs names {', '.join(unknown)}; datasets are {', '.join(plan.datasets)}."
-            raise ValueError(msg)
 
 
 def _sections(name: str, content: object, kind: type[_Section]) -> dict[str, _Section]:

@@ -3,8 +3,9 @@
 """Train, test and export one model on one dataset, with anomalib's own engine, by the protocol of all.
 
 The protocol: the same images at the same size, no class label, the weights after the last step, and metrics on raw
-scores. A model whose backbone timm knows gets the normalisation that the backbone was trained with; any other keeps
-its own pre-processor, at the common size.
+scores. A model whose backbone timm knows, given or its own default, gets the normalisation that the backbone was
+trained with. Any other keeps its own pre-processor, at the common size; anomalib's resize with antialiasing, which is
+what still differs between the images of these models and of the others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anomalib.models
 import timm
+import torch
+from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from anomalib.engine import Engine
@@ -30,6 +33,7 @@ from anomalib_crad.benchmark.common_score import CommonScoreEvaluator
 from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
 from anomalib_crad.metrics.results import plain
 from anomalib_crad.models.components.image_size import resize_and_normalise
+from anomalib_crad.models.components.training import TrainingDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +66,8 @@ def run_quality(cell: Cell, folder: Path) -> dict[str, Any]:
     seed_everything(cell.seed, workers=True, verbose=False)
     datamodule = _datamodule(cell)
     model = _model(settings, cell.seed)
+    if settings["max_epochs"] is None:
+        _check_own_limit(model)
     watch = _Training()
     arguments = {} if settings["max_epochs"] is None else {"max_epochs": settings["max_epochs"]}
     engine = Engine(
@@ -160,6 +166,15 @@ def _model(settings: dict[str, Any], seed: int) -> AnomalibModule:
     return model
 
 
+def _check_own_limit(model: AnomalibModule) -> None:
+    """Refuse a model that would train as long as Lightning does where nobody says how long."""
+    limited = {"max_epochs", "max_steps"} & set(model.trainer_arguments)
+    untrained = model.learning_type in {LearningType.ZERO_SHOT, LearningType.FEW_SHOT}
+    if not (limited or untrained or isinstance(model, TrainingDefaults)):
+        msg = f"{type(model).__name__} sets no limit to its training, which would run 1000 epochs: set max_epochs."
+        raise ValueError(msg)
+
+
 def _check_textures(model: AnomalibModule, name: str) -> None:
     """Refuse a model that paints defects from textures and found none.
 
@@ -175,15 +190,31 @@ def _check_textures(model: AnomalibModule, name: str) -> None:
 
 
 def _pre_processor(model_class: type[AnomalibModule], settings: dict[str, Any]) -> PreProcessor:
-    backbone = settings["init_args"].get("backbone")
+    default = inspect.signature(model_class).parameters.get("backbone")
+    backbone = settings["init_args"].get("backbone", default and default.default)
     size = (settings["image_size"][0], settings["image_size"][1])
     if isinstance(backbone, str) and timm.is_model(backbone):
         config = timm.get_pretrained_cfg(backbone) or PretrainedCfg()
         return resize_and_normalise(size, config.mean, config.std)
     arguments: dict[str, Any] = {"image_size": size}
     if "crop_size" in inspect.signature(model_class.configure_pre_processor).parameters:
-        arguments["crop_size"] = size[0]  # all models see the whole image
-    return model_class.configure_pre_processor(**arguments)
+        arguments["crop_size"] = min(size)  # all models see the whole image, or are refused
+    pre_processor = model_class.configure_pre_processor(**arguments)
+    _check_image_size(pre_processor, model_class.__name__, size)
+    return pre_processor
+
+
+def _check_image_size(pre_processor: PreProcessor, name: str, size: tuple[int, int]) -> None:
+    """Refuse a model that would see other images than the others: a part of them, or of a size of its own."""
+    probe = torch.zeros(1, 3, size[0] + 1, size[1] + 1)
+    seen = tuple((probe if pre_processor.transform is None else pre_processor.transform(probe)).shape[-2:])
+    if seen != size:
+        does = "does not resize them" if seen == tuple(probe.shape[-2:]) else f"makes them {seen[0]} x {seen[1]}"
+        msg = (
+            f"{name} cannot see images of {size[0]} x {size[1]} (image_size): its pre-processor {does}. Leave the "
+            "model out, or make image_size what it sees."
+        )
+        raise ValueError(msg)
 
 
 def _export(model: AnomalibModule, folder: Path, image_size: tuple[int, int]) -> dict[str, dict[str, str]]:

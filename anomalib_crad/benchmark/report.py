@@ -8,13 +8,14 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from anomalib_crad.benchmark.failures import failure_list
 from anomalib_crad.benchmark.frames import cost_frame, quality_frame
 from anomalib_crad.benchmark.plots import (
     plot_cost_against_categories,
     plot_metric_against_latency,
     plot_metric_per_category,
 )
-from anomalib_crad.benchmark.tables import category_table, cost_table, failure_list, quality_table
+from anomalib_crad.benchmark.tables import category_table, cost_table, quality_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,7 @@ def write_tables(plan: Plan, results: Results, folder: Path) -> None:
         "## Image scores",
         f"{pooling}\n- common pooling: largest mean of the raw map over {window} x {window} pixels",
     ]
-    failures = failure_list(quality, cost)
+    failures = failure_list(results)
     if failures:
         parts += ["## Not run", failures]
     (folder / "tables.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")

@@ -2,8 +2,9 @@
 
 """Run the cells of a benchmark one after the other, and go on where it was stopped.
 
-A cell that has a result is never run again, unless asked for; a cell that fails says why and the rest goes on. After
-each cell the tables are written anew, so that a stopped run leaves those of what it had.
+A cell that has a result is not run again, unless asked for or because the cell that it measures is; a cell that fails
+says why and the rest goes on. After each cell the tables are written anew, so that a stopped run leaves those of what
+it had.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from anomalib_crad.benchmark.cells import CELL_NAME, Cell, cells_of, outcome, read_result, write_result
+from anomalib_crad.benchmark.failures import lacks_model, problem
 from anomalib_crad.benchmark.report import write_plots, write_tables
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from anomalib_crad.benchmark.frames import Results
     from anomalib_crad.benchmark.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ def run_benchmark(
     console: Console,
     select: Sequence[str] = (),
     rerun: Sequence[str] = (),
+    retry_failed: bool = False,
 ) -> list[tuple[Cell, dict[str, Any] | None]]:
     """Run what has not finished yet, and write tables and plots.
 
@@ -47,34 +51,31 @@ def run_benchmark(
         folder: Where results are and go.
         console: Where progress is shown.
         select: Patterns of names (``quality-*-Crad-*``); only cells that match one are run. Defaults to all.
-        rerun: Patterns of names; cells that match one are run although they have finished. Defaults to none.
+        rerun: Patterns of names; cells that match one are run although they have finished, and so is what measures
+            them. Defaults to none.
+        retry_failed: Run again what has failed. Defaults to ``False``.
 
     Returns:
         All cells with their results, ``None`` for those that have not been run.
 
     Raises:
-        ValueError: If a pattern matches no cell.
+        ValueError: If a pattern matches no cell, or a result cannot be read.
         OSError: If the folder cannot be written.
     """
     cells = cells_of(plan)
-    for pattern in (*select, *rerun):
-        if not fnmatch.filter([cell.name for cell in cells], pattern):
-            msg = f"'{pattern}' matches none of the {len(cells)} cells, such as '{cells[0].name}'."
-            raise ValueError(msg)
+    check_patterns(cells, (*select, *rerun))
     home = folder / "cells"
     home.mkdir(parents=True, exist_ok=True)
-    waiting = [
-        cell
-        for cell in cells
-        if (not select or _matches(cell, select)) and (_matches(cell, rerun) or read_result(home / cell.name) is None)
-    ]
+    waiting = _waiting(_results(home, cells), select, rerun, retry_failed)
     console.print(f"{len(cells)} cells, {len(waiting)} to run; results: {folder}", soft_wrap=True)
     durations = _durations(home, cells)
     for number, cell in enumerate(waiting, start=1):
         left = _minutes_left(waiting[number - 1 :], durations)
         with console.status(f"{number}/{len(waiting)}  {cell.title}{left}"):
-            result = _run(cell, home / cell.name, plan.models[cell.model].minutes_per_cell or plan.minutes_per_cell)
-        durations.setdefault((cell.kind, cell.model), []).append(result["seconds"])
+            _discard_what_measured(cell, cells, home)
+            minutes = plan.models[cell.model].minutes_per_cell
+            result = _run(cell, home / cell.name, plan.minutes_per_cell if minutes is None else minutes)
+        _note_duration(cell, result, durations)
         left = _minutes_left(waiting[number:], durations)
         console.print(f"{number}/{len(waiting)}  {cell.title}: {_summary(result)}{left}", soft_wrap=True)
         write_tables(plan, _results(home, cells), folder)
@@ -84,8 +85,54 @@ def run_benchmark(
     return results
 
 
+def check_patterns(cells: Sequence[Cell], patterns: Sequence[str]) -> None:
+    """Refuse a pattern that matches no cell.
+
+    Args:
+        cells: All cells of a plan.
+        patterns: Patterns of names.
+
+    Raises:
+        ValueError: If one matches nothing; the message lists what there is.
+    """
+    for pattern in patterns:
+        if not any(_matches(cell, [pattern]) for cell in cells):
+            names = "\n".join(cell.written_name for cell in cells)
+            msg = f"'{pattern}' matches none of the {len(cells)} cells:\n{names}"
+            raise ValueError(msg)
+
+
 def _matches(cell: Cell, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatch(cell.name, pattern) for pattern in patterns)
+    names = (cell.name, cell.written_name)
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
+
+
+def _waiting(results: Results, select: Sequence[str], rerun: Sequence[str], retry_failed: bool) -> list[Cell]:
+    """Choose the cells to run: the unfinished, those asked for, and those whose source has been or will be run anew."""
+    by_name = {cell.name: result for cell, result in results}
+    waiting: dict[str, Cell] = {}
+    for cell, result in results:
+        source = by_name.get(cell.source or "")
+        if select and not _matches(cell, select):
+            continue
+        reasons = (
+            result is None,
+            _matches(cell, rerun),
+            cell.source in waiting,
+            retry_failed and "error" in (result or {}),
+            # Its source had no model then, and has one now.
+            lacks_model(result or {}) and source is not None and "error" not in source,
+        )
+        if any(reasons):
+            waiting[cell.name] = cell
+    return list(waiting.values())
+
+
+def _discard_what_measured(source: Cell, cells: Sequence[Cell], home: Path) -> None:
+    """Remove results about an earlier run of a cell: they would stand beside those of the new one."""
+    for cell in cells:
+        if cell.source == source.name:
+            shutil.rmtree(home / cell.name, ignore_errors=True)
 
 
 def _results(home: Path, cells: Sequence[Cell]) -> list[tuple[Cell, dict[str, Any] | None]]:
@@ -127,11 +174,16 @@ def _last_lines(folder: Path) -> list[str]:
 def _durations(home: Path, cells: Sequence[Cell]) -> dict[tuple[str, str], list[float]]:
     """Seconds of the cells that have run, by kind and model."""
     durations: dict[tuple[str, str], list[float]] = {}
-    for cell in cells:
-        result = read_result(home / cell.name)
+    for cell, result in _results(home, cells):
         if result is not None:
-            durations.setdefault((cell.kind, cell.model), []).append(result["seconds"])
+            _note_duration(cell, result, durations)
     return durations
+
+
+def _note_duration(cell: Cell, result: dict[str, Any], durations: dict[tuple[str, str], list[float]]) -> None:
+    """Add a cell's seconds, unless it failed: that often takes a moment, and says nothing about those that do not."""
+    if "error" not in result:
+        durations.setdefault((cell.kind, cell.model), []).append(result["seconds"])
 
 
 def _minutes_left(cells: Sequence[Cell], durations: dict[tuple[str, str], list[float]]) -> str:
@@ -152,7 +204,7 @@ def _summary(result: dict[str, Any]) -> str:
     if "error" in result:
         return f"failed after {result['seconds']:.0f} s, {result['error']}"
     if "metrics" in result:
-        means = result["metrics"]["mean"]
+        means = {name: value for name, value in result["metrics"]["mean"].items() if isinstance(value, float)}
         shown = [f"{name} {means[name]:.3f}" for name in ("image_AUROC", "pixel_AUROC") if name in means]
-        return f"{', '.join(shown)}, {result['seconds']:.0f} s"
+        return ", ".join([*shown, *filter(None, [problem(result)]), f"{result['seconds']:.0f} s"])
     return f"{result['latency_ms']['median']:.0f} ms at batch 1"

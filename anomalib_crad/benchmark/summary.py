@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.table import Table
 
-from anomalib_crad.benchmark.cells import NO_MODEL
 from anomalib_crad.benchmark.frames import MEAN, cost_frame, quality_frame
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def summary_table(plan: Plan, results: Results) -> Table:
     quality, cost = quality_frame(plan, results), cost_frame(results)
     means = quality[(quality["category"] == MEAN) & quality["categories"].isna()]
     exported = cost[(cost["runtime"] == "OpenVINO") & cost["categories"].isna()]
-    table = Table(title="Means over categories and seeds; OpenVINO at batch 1", padding=(0, 1))
+    table = Table(title="Means over categories and seeds; OpenVINO at batch 1 on the CPU", padding=(0, 1))
     table.add_column("dataset")
     table.add_column("model")
     for name in ("image\nAUROC", "pixel\nAUROC", "training\ns", "OpenVINO\nms", "disk\nMiB"):
@@ -57,16 +56,3 @@ def summary_table(plan: Plan, results: Results) -> Table:
 def _mean(values: pd.Series, pattern: str) -> str:
     value = pd.to_numeric(values).mean()
     return "-" if pd.isna(value) else pattern.format(value)
-
-
-def failures(results: Results) -> list[str]:
-    """Return a line for each model that could not be trained or measured, with the reason.
-
-    Args:
-        results: Cells and what came of them.
-    """
-    return [
-        f"{cell.title}: {result['error']}"
-        for cell, result in results
-        if result is not None and "error" in result and NO_MODEL not in result["error"]
-    ]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from anomalib_crad.benchmark.cells import NO_MODEL
 from anomalib_crad.benchmark.frames import COMMON, MEAN, POOLED
 from anomalib_crad.metrics.category import METRIC_NAMES
 
@@ -50,10 +49,10 @@ def quality_table(plan: Plan, quality: pd.DataFrame, dataset: str) -> str:
             *(_spread(of_model[name]) for name in metrics),
             _spread(of_model[common]),
             _spread(pooled[pooled["model"] == model]["image_AUROC"]),
-            f"{of_model['epochs'].iloc[0]:.0f}",
-            f"{of_model['training_seconds'].mean():.0f}",
-            f"{of_model['training_images_per_second'].mean():.1f}",
-            f"{of_model['training_peak_memory_bytes'].max() / _MEBIBYTE:.0f}",
+            _number(of_model["epochs"].iloc[0], "{:.0f}"),
+            _number(of_model["training_seconds"].mean(), "{:.0f}"),
+            _number(of_model["training_images_per_second"].mean(), "{:.1f}"),
+            _number(of_model["training_peak_memory_bytes"].max(), "{:.0f}", _MEBIBYTE),
             f"{len(of_model)}",
         ])
     header = [
@@ -101,7 +100,7 @@ def category_table(plan: Plan, quality: pd.DataFrame, dataset: str, metric: str)
 
 
 def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
-    """Return what each model costs on one dataset, in each runtime.
+    """Return what each model costs on one dataset, in each runtime on the CPU.
 
     Args:
         plan: What was compared.
@@ -121,18 +120,18 @@ def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
                 model,
                 str(row["runtime"]),
                 f"{row['latency_ms_median']:.1f}",
-                f"{row['latency_ms_p90']:.1f}",
+                _number(row["latency_ms_p90"], "{:.1f}"),
                 _number(row["images_per_second"], "{:.1f}"),
-                f"{row['peak_memory_bytes'] / _MEBIBYTE:.0f}",
-                f"{(row['peak_memory_bytes'] - row['memory_before_loading_bytes']) / _MEBIBYTE:.0f}",
-                f"{row['size_on_disk_bytes'] / _MEBIBYTE:.1f}",
+                _number(row["peak_memory_bytes"], "{:.0f}", _MEBIBYTE),
+                _number(row["peak_memory_bytes"] - row["memory_before_loading_bytes"], "{:.0f}", _MEBIBYTE),
+                _number(row["size_on_disk_bytes"], "{:.1f}", _MEBIBYTE),
                 _number(row["parameters"], "{:.2f}", 1e6),
                 _number(row["stored_values"], "{:.2f}", 1e6),
                 _number(row["multiply_adds"], "{:.2f}", 1e9),
             ]
             for row in chosen[chosen["model"] == model].to_dict("records")
         )
-    batch, threads = chosen["batch_size"].dropna(), int(chosen["threads"].iloc[0])
+    batch, threads = chosen["batch_size"].dropna(), _number(chosen["threads"].iloc[0], "{:.0f}")
     header = [
         "model",
         "runtime",
@@ -146,27 +145,8 @@ def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
         "M stored values",
         "G multiply-adds",
     ]
-    return markdown_table(header, rows) + f"\n\nThreads: {threads}. Batch 1 for latency."
-
-
-def failure_list(quality: pd.DataFrame, cost: pd.DataFrame) -> str:
-    """Return what could not be run, with its reason, as a Markdown list.
-
-    Args:
-        quality: What :func:`.frames.quality_frame` returns.
-        cost: What :func:`.frames.cost_frame` returns.
-    """
-    failed = pd.concat([quality, cost])
-    failed = failed[failed["error"].notna()]
-    # A model that was not trained cannot be measured either, and need not be named twice.
-    failed = failed[~failed["error"].str.contains(NO_MODEL)]
-    lines: dict[str, list[str]] = {}
-    for row in failed.to_dict("records"):
-        where = str(row["dataset"]) + ("" if pd.isna(row.get("runtime")) else f" in {row['runtime']}")
-        places = lines.setdefault(f"{row['model']}: {row['error']}", [])
-        if where not in places:
-            places.append(where)
-    return "\n".join(f"- {line} ({', '.join(places)})" for line, places in lines.items())
+    footer = f"On the CPU, whatever trained the model. Threads: {threads}. Batch 1 for latency."
+    return f"{markdown_table(header, rows)}\n\n{footer}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -96,6 +96,21 @@ def test_started_again_it_has_nothing_to_do(benchmark: tuple[Path, subprocess.Co
     again = run("--config", "small.yaml", folder=folder)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "9 cells, 0 to run" in again.stdout
+    assert "the same command with --retry-failed" in again.stdout
+
+
+def test_a_result_that_is_broken_is_no_wrong_use_of_the_command(
+    benchmark: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, _ = benchmark
+    broken = next((folder / "results").rglob("result.json"))
+    content = broken.read_text(encoding="utf-8")
+    broken.write_text("{", encoding="utf-8")
+    ended = run("--config", "small.yaml", folder=folder)
+    broken.write_text(content, encoding="utf-8")
+    assert ended.returncode == 1
+    assert "usage:" not in ended.stderr
+    assert "result.json is broken" in ended.stderr
 
 
 def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:

@@ -198,6 +198,31 @@ def test_raw_scores_and_maps_are_the_checkpoints_for_images_of_any_size(
         assert_agrees(exported(read(images / name)), batch, 1e-3)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"memory": "vector_quantization", "refinement": False},
+        {"memory": "attention", "local_memory": False},
+        {"memory": "attention", "global_memory": False},
+    ],
+    ids=str,
+)
+def test_a_model_taken_apart_is_exported_as_it_is(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    narrow: dict[str, Any] = {"num_blocks": 1, "hidden_channels": 8, "image_size": (32, 32), "pre_trained": False}
+    model = Crad(backbone="resnet18", layers=["layer1", "layer2"], visualizer=False, seed=0, **narrow, **arguments)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        model.train().model(images)  # running means of batch norm, without which it counts as untrained
+    exported = run(model.to_onnx(tmp_path, raw_scores=True))(images.numpy())
+    model.eval()
+    assert model.pre_processor is not None
+    with torch.inference_mode():
+        expected = model.model(model.pre_processor(images))
+    np.testing.assert_allclose(exported["pred_score"].squeeze(), expected.pred_score.squeeze(), rtol=1e-3)
+    scale = np.ptp(expected.anomaly_map.numpy())
+    np.testing.assert_allclose(exported["anomaly_map"], expected.anomaly_map, atol=1e-3 * scale)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_a_batch_is_scored_as_its_images_are(raw: dict[str, Path], kind: str) -> None:
     batch = np.random.default_rng(2).random((5, 3, 40, 50), dtype=np.float32)

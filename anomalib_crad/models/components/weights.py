@@ -59,7 +59,7 @@ def load_pretrained(model: nn.Module, backbone: str, weights: str | None, option
     Raises:
         ConnectionError: If the hub cannot be reached.
         FileNotFoundError: If ``weights`` is no file and no known package.
-        ImportError: If a known weight package is not installed.
+        ImportError: If a known weight package, or that of a packaged backbone, is not installed.
         ValueError: If the weights cannot be read or do not match the architecture.
     """
     if weights is None:
@@ -88,6 +88,8 @@ def _from_hub(backbone: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         with unused_tensors_unreported():
             return timm.create_model(backbone, pretrained=True, **options)
+    except ImportError:  # a backbone whose weights are a package, which names itself
+        raise
     except Exception as error:
         # The hub's client raises errors of its own, of the network library and of the file system; all mean the same.
         msg = (

@@ -105,10 +105,11 @@ class ContinuousMemoryReconstruction(nn.Module):
             ValueError: If the features' shape is not the one that the model was built for.
         """
         if tuple(features.shape[1:]) != self.feature_shape:
+            reason = "" if self.global_memory is None else "The global memory ties a model to its image size. "
             msg = (
                 f"This model was built for features of {' x '.join(map(str, self.feature_shape))} (channels x height "
-                f"x width), got {' x '.join(map(str, features.shape[1:]))}. The global memory ties a model to its "
-                "image size: resize images to it, or build and train a model with another image_size."
+                f"x width), got {' x '.join(map(str, features.shape[1:]))}. {reason}Resize images to the size that it "
+                "was built for, or build and train a model with another image_size."
             )
             raise ValueError(msg)
         reads = [memory(features) for memory in (self.global_memory, self.local_memory) if memory is not None]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from anomalib_crad.benchmark.cells import Cell
 
 FINISHED = "2026-01-01T00:00:00+00:00"
+MACHINE = {"processor": "some CPU", "cores": 2, "torch": "2.0"}
 
 
 def plan(**changes: Any) -> Plan:  # noqa: ANN401
@@ -42,6 +43,7 @@ def result(cell: Cell, image_auroc: float = 0.9) -> dict[str, Any]:
             "parameters": 2_000_000,
             "stored_values": 3_000_000,
             "multiply_adds": 4_000_000_000,
+            "machine": MACHINE,
             "seconds": 1.0,
             "finished": FINISHED,
         }
@@ -63,6 +65,7 @@ def result(cell: Cell, image_auroc: float = 0.9) -> dict[str, Any]:
         },
         "test": {"seconds": 2.0, "images": 10},
         "exports": {"PyTorch": {"path": "exported/model.pt"}, "OpenVINO": {"path": "exported/model.xml"}},
+        "machine": MACHINE,
         "seconds": 40.0,
         "finished": FINISHED,
     }

@@ -4,21 +4,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomalib_crad.benchmark.machine import describe_error, peak_memory
+from anomalib_crad.benchmark.machine import describe_error, describe_machine, load_average, peak_memory
+
+if TYPE_CHECKING:
+    import pytest
 
 MEBIBYTE = 2**20
 
 
 def test_peak_memory_counts_what_has_been_freed() -> None:
-    before = peak_memory()
+    before = peak_memory() or 0
     held = np.ones(before + 64 * MEBIBYTE, dtype=np.uint8)
     del held
-    assert peak_memory() > before + 64 * MEBIBYTE
+    assert (peak_memory() or 0) > before + 64 * MEBIBYTE
 
 
 def test_peak_memory_does_not_count_the_process_that_started_this_one() -> None:
@@ -32,3 +37,13 @@ def test_an_error_is_named_by_its_first_telling_line() -> None:
     error = RuntimeError("Exception from src/core.cpp:1:\nCheck 'shape' failed\nmore")
     assert describe_error(error) == "RuntimeError: Check 'shape' failed"
     assert describe_error(KeyError()) == "KeyError"
+
+
+def test_what_a_system_does_not_say_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    for name in ("sysconf", "getloadavg"):
+        monkeypatch.delattr(os, name)
+    assert load_average() is None
+    described = describe_machine()
+    assert described["memory_bytes"] is None
+    assert described["cores"] == os.cpu_count()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ SMALLEST: dict[str, Any] = {
     "datasets": {"products": {"class_path": "MVTec"}},
     "models": {"Crad": {"class_path": "Crad", "image_score": "largest mean"}},
 }
+
+
+def of_model(**changes: object) -> dict[str, Any]:
+    return {"models": {"Crad": {**SMALLEST["models"]["Crad"], **changes}}}
 
 
 def read(tmp_path: Path, content: object) -> Any:  # noqa: ANN401
@@ -65,13 +70,72 @@ def test_configurations_name_models_and_datamodules_that_exist(path: Path) -> No
         ),
         ({"models": {"Crad": "Crad"}}, "models: Crad must be a mapping of names to values, got str"),
         ({"seed": [0]}, "a plan: unknown seed; known are datasets"),
-        ({"seeds": []}, "seeds must be whole numbers from 0, at least one, got"),
-        (
-            {"models": {"Crad": {**SMALLEST["models"]["Crad"], "seeds": [-1]}}},
-            r"models: Crad: seeds must be whole numbers from 0, at least one, got \[-1\]",
+        *(
+            ({"seeds": seeds}, f"seeds must be a list of different whole numbers from 0, at least one, got {shown}")
+            for seeds, shown in (
+                ([], r"\[\]"),
+                (0, "0"),
+                ([True], r"\[True\]"),
+                ([0, 0], r"\[0, 0\]"),
+                ([-1], r"\[-1\]"),
+            )
         ),
-        ({"image_size": [224]}, r"image_size must be height and width in pixels, got \[224\]"),
+        (of_model(seeds=[-1]), r"models: Crad: seeds must be a list of different whole numbers .*, got \[-1\]"),
+        ({"image_size": [224]}, r"image_size must be height and width in pixels, such as \[224, 224\], got \[224\]"),
+        ({"image_size": 224}, r"image_size must be height and width in pixels, .*, got 224"),
+        ({"accelerator": 1}, "accelerator must be a text, got 1"),
+        ({"score_window": 0}, "score_window must be a whole number from 1, got 0"),
+        ({"score_window": "a"}, "score_window must be a whole number from 1, got 'a'"),
+        *(
+            ({"minutes_per_cell": minutes}, f"minutes_per_cell must be a number above 0, .*, got {minutes!r}")
+            for minutes in (-1, 0, "15")
+        ),
+        (of_model(minutes_per_cell=0), "models: Crad: minutes_per_cell must be a number above 0"),
+        *(
+            (of_model(max_epochs=epochs), f"models: Crad: max_epochs must be a whole number from 1, got {epochs!r}")
+            for epochs in (0, "six", -3)
+        ),
+        (
+            of_model(max_epochs={"products": 0}),
+            "models: Crad: max_epochs: products must be a whole number from 1, got 0",
+        ),
+        (
+            {"datasets": {"nuts": {"class_path": "MVTec"}, "caps": {"class_path": "MVTec"}}}
+            | of_model(max_epochs={"nuts": 1}),
+            r"models: Crad: max_epochs must name every dataset \(caps, nuts\), caps is missing",
+        ),
+        (of_model(train_batch_size=0), "models: Crad: train_batch_size must be a whole number from 1, got 0"),
+        (of_model(cost_grows="yes"), "models: Crad: cost_grows must be true or false, got 'yes'"),
+        (of_model(class_path=None), "models: Crad: class_path must be a text, got None"),
+        (of_model(init_args=None), "models: Crad: init_args must be a mapping of names to values, got None"),
+        (of_model(init_args=[1]), r"models: Crad: init_args must be a mapping of names to values, got \[1\]"),
+        (of_model(init_args={"day": date(2026, 1, 1)}), "models: Crad: init_args must hold texts.*date.*in quotes"),
         ({"categories_of": "nuts"}, r"categories_of must be one of the datasets \(products\), got 'nuts'"),
+        (
+            {"categories_of": "products"},
+            "datasets: products: init_args: category must be a list of at least two .* None",
+        ),
+        (
+            {
+                "categories_of": "products",
+                "datasets": {"products": {"class_path": "MVTec", "init_args": {"category": ["a"]}}},
+            },
+            r"datasets: products: init_args: category must be a list of at least two .* \['a'\]",
+        ),
+        (
+            {"models": dict.fromkeys(("Crad-S", "crad S"), SMALLEST["models"]["Crad"])},
+            "models: the folders of 'Crad-S' and 'crad S' would have one name",
+        ),
+        *(
+            ({"cost": {name: value}}, f"cost: {name} must be a whole number from {least}, got {value}")
+            for name, value, least in (
+                ("threads", 0, 1),
+                ("warm_up", -1, 0),
+                ("runs", 0, 1),
+                ("batch_runs", 0, 1),
+                ("batch_size", 0, 1),
+            )
+        ),
         ({"cost": {"run": 3}}, "cost: unknown run; known are threads"),
         (
             {"models": {"Crad": {**SMALLEST["models"]["Crad"], "max_epochs": {"nuts": 3}}}},
@@ -86,7 +150,8 @@ def test_what_cannot_be_is_named(tmp_path: Path, changes: dict[str, Any], messag
 
 
 def test_a_file_that_is_not_there_or_no_yaml(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no configuration '.*nothing\.yaml'"):
+    with pytest.raises(FileNotFoundError, match=r"no configuration '.*nothing\.yaml'") as raised:
         read_plan(tmp_path / "nothing.yaml")
+    assert Path(str(raised.value).partition("One to start from: ")[2]).is_file()
     with pytest.raises(ValueError, match="is not valid YAML"):
         read(tmp_path, "datasets: [")

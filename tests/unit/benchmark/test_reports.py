@@ -13,14 +13,16 @@ from PIL import Image
 from rich.console import Console
 
 from anomalib_crad.benchmark.cells import NO_MODEL, cells_of
+from anomalib_crad.benchmark.failures import failure_lines, failure_list
 from anomalib_crad.benchmark.frames import COST_COLUMNS, QUALITY_COLUMNS, cost_frame, quality_frame
 from anomalib_crad.benchmark.report import write_plots, write_tables
-from anomalib_crad.benchmark.summary import failures, summary_table
-from anomalib_crad.benchmark.tables import category_table, cost_table, failure_list, quality_table
+from anomalib_crad.benchmark.summary import summary_table
+from anomalib_crad.benchmark.tables import category_table, cost_table, quality_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anomalib_crad.benchmark.cells import Cell
     from anomalib_crad.benchmark.frames import Results
 
 
@@ -63,7 +65,7 @@ def test_seeds_are_shown_as_mean_and_distance(results: Results) -> None:
 def test_costs_are_shown_in_units_that_people_use(results: Results) -> None:
     table = cost_table(made_up.plan(), cost_frame(results), "products")
     assert "| Crad | PyTorch | 12.5 | 14.0 | 100.0 | 500 | 100 | 3.0 | 2.00 | 3.00 | 4.00 |" in table
-    assert "Threads: 2." in table
+    assert "On the CPU, whatever trained the model. Threads: 2." in table
 
 
 def test_what_failed_is_named_once_with_its_reason(results: Results) -> None:
@@ -74,11 +76,67 @@ def test_what_failed_is_named_once_with_its_reason(results: Results) -> None:
 
     failed = [(cell, fail(cell, result)) for cell, result in results]
     plan = made_up.plan()
-    quality, cost = quality_frame(plan, failed), cost_frame(failed)
-    assert failure_list(quality, cost) == "- PatchCore: ValueError: x (products)"
-    assert "PatchCore" not in quality_table(plan, quality, "products")
-    assert len(failures(failed)) == 3
-    assert failures(failed)[0] == "PatchCore on products, seed 0: quality: ValueError: x"
+    assert failure_list(failed) == "- PatchCore: ValueError: x (products)"
+    assert "PatchCore" not in quality_table(plan, quality_frame(plan, failed), "products")
+    assert len(failure_lines(failed)) == 3
+    assert failure_lines(failed)[0] == "PatchCore on products, seed 0: quality: ValueError: x"
+
+
+def test_a_model_that_could_not_be_measured_is_named_unless_its_training_is(results: Results) -> None:
+    """Its training may have succeeded since."""
+    gone = f"RuntimeError: {NO_MODEL}: ValueError: x"
+    failed = [(cell, made_up.failure(gone) if cell.kind == "cost" else result) for cell, result in results]
+    assert len(failure_lines(failed)) == 6
+    assert f"- Crad: {gone} (products in PyTorch, products in OpenVINO)" in failure_list(failed)
+
+
+def test_a_batch_that_failed_is_named_with_its_reason(results: Results) -> None:
+    reason = "a batch of 16 is not taken: RuntimeError: fixed"
+    failed = [(c, {**r, "throughput": {"error": reason}} if r and c.kind == "cost" else r) for c, r in results]
+    assert f"- Crad: {reason} (products in PyTorch, products in OpenVINO)" in failure_list(failed)
+    assert cost_frame(failed)["error"].eq(reason).all()
+
+
+def test_a_training_that_diverged_leaves_its_reason_and_whole_reports(results: Results, tmp_path: Path) -> None:
+    reason = "some image scores are NaN or infinite"
+
+    def diverge(cell: Cell, result: Any) -> Any:  # noqa: ANN401
+        if cell.kind == "cost" or cell.model != "Crad":
+            return result
+        missing = {"image_AUROC": reason, "mAD": "it is the mean of all seven others"}
+        empty = {"categories": {"cap": {"values": {}, "missing": missing}}, "mean": {"image_AUROC": "nan"}}
+        report = {**empty, "pooled": None}
+        # What is not finite is written as text.
+        training = {**result["training"], "images_per_second": "inf", "seconds": "nan"}
+        return {**result, "metrics": report, "common_metrics": report, "training": training}
+
+    plan = made_up.plan()
+    diverged = [(cell, diverge(cell, result)) for cell, result in results]
+    write_tables(plan, diverged, tmp_path)
+    write_plots(plan, diverged, tmp_path)
+    assert f"- Crad: no image_AUROC: {reason} (cap) (products)" in (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert len(failure_lines(diverged)) == 2
+    quality = pd.read_csv(tmp_path / "quality.csv").query("model == 'Crad' and seed == 0").set_index("category")
+    assert quality["missing"]["cap"] == f"image_AUROC: {reason}; mAD: it is the mean of all seven others"
+    assert quality["image_AUROC"].isna().all()
+    Console(width=80, record=True).print(summary_table(plan, diverged))
+
+
+def test_data_without_masks_are_no_failure(results: Results) -> None:
+    for cell, result in results:
+        if result is not None and cell.kind == "quality":
+            result["metrics"]["categories"]["cap"]["missing"] = {"pixel_AUROC": "no image has a mask"}
+    assert failure_lines(results) == []
+
+
+def test_a_row_says_on_what_it_was_measured(results: Results) -> None:
+    quality, cost = quality_frame(made_up.plan(), results), cost_frame(results)
+    for frame in (quality, cost):
+        assert frame["machine"].eq('{"cores": 2, "processor": "some CPU"}').all()
+        assert frame["versions"].eq('{"torch": "2.0"}').all()
+    crad = cost[cost["model"] == "Crad"].iloc[0]
+    assert '"class_path": "Crad"' in crad["source_settings"]
+    assert '"batch_size": 16' in crad["settings"]
 
 
 def test_the_summary_fits_a_terminal(results: Results) -> None:

