@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from anomalib_crad.benchmark.frames import MEAN, POOLED
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from anomalib_crad.benchmark.plan import Plan
 
@@ -59,6 +61,7 @@ def plot_metric_against_latency(
                 label=f"{model}, {row['runtime']}",
             )
     axes.set_xscale("log")
+    _plain_numbers(axes.xaxis)
     axes.set_xlabel("latency at batch 1, median, ms")
     axes.set_ylabel(f"{metric.replace('_', ' ')}, mean over categories")
     axes.set_title(f"{dataset}: filled in OpenVINO, hollow in PyTorch")
@@ -145,6 +148,7 @@ def plot_cost_against_categories(plan: Plan, quality: pd.DataFrame, cost: pd.Dat
         axes.set_xlabel("categories in one model")
         axes.set_ylabel(label)
         axes.set_yscale("log")
+        _plain_numbers(axes.yaxis)
         axes.set_xticks(range(1, total + 1))
         axes.grid(alpha=0.3, which="both")
     panels[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -156,9 +160,17 @@ def _line(
     axes: Axes, categories: pd.Series, values: pd.Series, level: bool, total: int, model: str, number: int
 ) -> None:
     colour, marker = _colour(number), _MARKERS[number % len(_MARKERS)]
-    if len(values) and level:
+    if values.empty:
+        return  # a model that has not run has no place in the legend
+    if level:
         axes.hlines(values.iloc[-1], 1, total, color=colour, linestyle=":")
     axes.plot(categories, values, marker=marker, color=colour, label=model)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Write 6 and 20 on a logarithmic axis where matplotlib writes powers of ten."""
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
 
 
 def _colour(number: int) -> str:
