@@ -23,6 +23,7 @@ from random_crad import preprocessed
 from rich.console import Console
 from torch.nn import functional
 
+from anomalib_crad.benchmark.cells import CELL_NAME
 from anomalib_crad.benchmark.plan import read_plan
 from anomalib_crad.metrics.lookup import CategoryLookup
 from anomalib_crad.metrics.ranking import auroc
@@ -67,13 +68,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Nearest neighbours depend on the backbone, which all models share.
         ways = crad_ways(model) | ({} if number else neighbour_ways(model, datamodule, options.entries))
         for row in measure(model, ways, datamodule):
-            rows.append({"model": str(path.parents[2].name), **row})
+            rows.append({"model": cell_of(path), **row})
             console.print(rows[-1], soft_wrap=True)
     if options.output:
         with options.output.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
+
+
+def cell_of(path: Path) -> str:
+    """Return the name of the benchmark's cell that exported a model, or its path.
+
+    Args:
+        path: The model.
+    """
+    cells = (parent.name for parent in path.resolve().parents if (parent / CELL_NAME).is_file())
+    return next(cells, str(path))
 
 
 def crad_ways(model: Crad) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
