@@ -81,8 +81,8 @@ def rescale(value: float | np.ndarray, level: str, category: str, thresholds: di
         Score or map in (0, 1), where 0.5 is the category's threshold; unchanged where the level has no threshold.
     """
     if category not in thresholds["categories"]:
-        known = ", ".join(thresholds["categories"]) or "none"
-        raise SystemExit(f"category {category!r} has no threshold of its own; known: {known}.")
+        known = ", ".join(thresholds["categories"]) or "none, as the model was trained with one threshold for all"
+        raise SystemExit(f"category {category!r} has no threshold of its own; with one: {known}.")
     pooled = thresholds["pooled"].get(level)
     own = thresholds["categories"][category].get(level, pooled)
     if own is None:
