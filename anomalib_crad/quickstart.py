@@ -2,8 +2,8 @@
 
 """The quick start: train, test, picture, export and compare, in one command.
 
-It does with anomalib's own command line, engine, exporter and inferencer what a user would do by hand, in the order in
-which a user would, on real images and real features that come as packages. Run it with
+It does with anomalib's own command line, engine and exporter what a user would do by hand, in the order in which a
+user would, on real images and real features that come as packages. Run it with
 ``python -m anomalib_crad.quickstart``.
 """
 

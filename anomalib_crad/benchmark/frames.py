@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: Rows of the mean and of all images under one score scale, beside those of the categories.
 MEAN, POOLED = "mean", "pooled"
+MEBIBYTE = 2**20
 #: Columns of image metrics by the scores that are pooled alike for all models.
 COMMON = {name: f"common_{name}" for name in IMAGE_METRICS}
 

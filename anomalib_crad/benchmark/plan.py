@@ -8,7 +8,7 @@ setting is a new cell and an unchanged one is never run twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -157,7 +157,7 @@ def read_plan(path: Path) -> Plan:
 
 def _plan(content: object) -> Plan:
     values = _mapping("a plan", content)
-    _check_names("a plan", values, Plan, required=("datasets", "models"))
+    _check_names("a plan", values, Plan)
     plan = Plan(**{
         **values,
         "datasets": _sections("datasets", values["datasets"], DatasetPlan),
@@ -180,10 +180,7 @@ def _sections(name: str, content: object, kind: type[_Section]) -> dict[str, _Se
 
 def _section(name: str, content: object, kind: type[_Section]) -> _Section:
     values = _mapping(name, content)
-    required = [
-        entry.name for entry in fields(kind) if entry.name in {"class_path", "image_score"}
-    ]  # those without defaults
-    _check_names(name, values, kind, required)
+    _check_names(name, values, kind)
     return kind(**values)
 
 
@@ -194,8 +191,9 @@ def _mapping(name: str, content: object) -> Mapping[str, Any]:
     return content
 
 
-def _check_names(name: str, values: Mapping[str, Any], kind: type, required: tuple[str, ...] | list[str]) -> None:
+def _check_names(name: str, values: Mapping[str, Any], kind: type) -> None:
     known = [entry.name for entry in fields(kind)]
+    required = [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
     unknown, missing = [key for key in values if key not in known], [key for key in required if key not in values]
     if unknown:
         msg = f"{name}: unknown {', '.join(map(str, unknown))}; known are {', '.join(known)}."

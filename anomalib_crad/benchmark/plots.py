@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from anomalib_crad.benchmark.frames import MEAN, POOLED
+from anomalib_crad.benchmark.frames import MEAN, MEBIBYTE, POOLED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_MEBIBYTE = 2**20
 
 
 def plot_metric_against_latency(
@@ -136,7 +135,7 @@ def plot_cost_against_categories(plan: Plan, quality: pd.DataFrame, cost: pd.Dat
     for number, (model, entry) in enumerate(plan.models.items()):
         for axes, frame, column, unit in (
             (panels[0], cost, "latency_ms_median", 1),
-            (panels[1], cost, "size_on_disk_bytes", _MEBIBYTE),
+            (panels[1], cost, "size_on_disk_bytes", MEBIBYTE),
             (panels[2], training, "training_seconds", 1),
         ):
             points = frame[frame["model"] == model].groupby("categories", as_index=False)[[column]].mean()

@@ -66,9 +66,10 @@ def run_benchmark(
     check_patterns(cells, (*select, *rerun))
     home = folder / "cells"
     home.mkdir(parents=True, exist_ok=True)
-    waiting = _waiting(_results(home, cells), select, rerun, retry_failed)
+    known = _results(home, cells)
+    waiting = _waiting(known, select, rerun, retry_failed)
     console.print(f"{len(cells)} cells, {len(waiting)} to run; results: {folder}", soft_wrap=True)
-    durations = _durations(home, cells)
+    durations = _durations(known)
     for number, cell in enumerate(waiting, start=1):
         left = _minutes_left(waiting[number - 1 :], durations)
         with console.status(f"{number}/{len(waiting)}  {cell.title}{left}"):
@@ -171,10 +172,10 @@ def _last_lines(folder: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()][-_LAST_LINES:]
 
 
-def _durations(home: Path, cells: Sequence[Cell]) -> dict[tuple[str, str], list[float]]:
+def _durations(results: Results) -> dict[tuple[str, str], list[float]]:
     """Seconds of the cells that have run, by kind and model."""
     durations: dict[tuple[str, str], list[float]] = {}
-    for cell, result in _results(home, cells):
+    for cell, result in results:
         if result is not None:
             _note_duration(cell, result, durations)
     return durations

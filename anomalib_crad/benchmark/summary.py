@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.table import Table
 
-from anomalib_crad.benchmark.frames import MEAN, cost_frame, quality_frame
+from anomalib_crad.benchmark.frames import MEAN, MEBIBYTE, cost_frame, quality_frame
 
 if TYPE_CHECKING:
     from anomalib_crad.benchmark.frames import Results
     from anomalib_crad.benchmark.plan import Plan
-
-_MEBIBYTE = 2**20
 
 
 def summary_table(plan: Plan, results: Results) -> Table:
@@ -47,7 +45,7 @@ def summary_table(plan: Plan, results: Results) -> Table:
                 _mean(of_model["pixel_AUROC"], "{:.3f}"),
                 _mean(of_model["training_seconds"], "{:.0f}"),
                 _mean(shipped["latency_ms_median"], "{:.1f}"),
-                _mean(shipped["size_on_disk_bytes"] / _MEBIBYTE, "{:.1f}"),
+                _mean(shipped["size_on_disk_bytes"] / MEBIBYTE, "{:.1f}"),
                 end_section=model == list(plan.models)[-1],
             )
     return table

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from anomalib_crad.benchmark.frames import COMMON, MEAN, POOLED
+from anomalib_crad.benchmark.frames import COMMON, MEAN, MEBIBYTE, POOLED
 from anomalib_crad.metrics.category import METRIC_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anomalib_crad.benchmark.plan import Plan
-
-_MEBIBYTE = 2**20
 
 
 def quality_table(plan: Plan, quality: pd.DataFrame, dataset: str) -> str:
@@ -52,7 +50,7 @@ def quality_table(plan: Plan, quality: pd.DataFrame, dataset: str) -> str:
             _number(of_model["epochs"].iloc[0], "{:.0f}"),
             _number(of_model["training_seconds"].mean(), "{:.0f}"),
             _number(of_model["training_images_per_second"].mean(), "{:.1f}"),
-            _number(of_model["training_peak_memory_bytes"].max(), "{:.0f}", _MEBIBYTE),
+            _number(of_model["training_peak_memory_bytes"].max(), "{:.0f}", MEBIBYTE),
             f"{len(of_model)}",
         ])
     header = [
@@ -122,9 +120,9 @@ def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
                 f"{row['latency_ms_median']:.1f}",
                 _number(row["latency_ms_p90"], "{:.1f}"),
                 _number(row["images_per_second"], "{:.1f}"),
-                _number(row["peak_memory_bytes"], "{:.0f}", _MEBIBYTE),
-                _number(row["peak_memory_bytes"] - row["memory_before_loading_bytes"], "{:.0f}", _MEBIBYTE),
-                _number(row["size_on_disk_bytes"], "{:.1f}", _MEBIBYTE),
+                _number(row["peak_memory_bytes"], "{:.0f}", MEBIBYTE),
+                _number(row["peak_memory_bytes"] - row["memory_before_loading_bytes"], "{:.0f}", MEBIBYTE),
+                _number(row["size_on_disk_bytes"], "{:.1f}", MEBIBYTE),
                 _number(row["parameters"], "{:.2f}", 1e6),
                 _number(row["stored_values"], "{:.2f}", 1e6),
                 _number(row["multiply_adds"], "{:.2f}", 1e9),
