@@ -12,11 +12,11 @@ from importlib import import_module
 
 #: Commands of ours and the modules whose ``main`` they are.
 COMMANDS = {
-    "benchmark": "anomalib_crad.benchmark.command",
-    "check": "anomalib_crad.data.check",
-    "package": "anomalib_crad.deploy.package_command",
-    "stream": "anomalib_crad.deploy.stream_command",
-    "verify": "anomalib_crad.deploy.verify_command",
+    "benchmark": "anomalib_crad.cli.benchmark",
+    "check": "anomalib_crad.cli.check",
+    "package": "anomalib_crad.cli.package",
+    "stream": "anomalib_crad.cli.stream",
+    "verify": "anomalib_crad.cli.verify",
 }
 
 

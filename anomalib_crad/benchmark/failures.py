@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anomalib_crad.benchmark.cells import Cell
-    from anomalib_crad.benchmark.frames import Results
+    from anomalib_crad.benchmark.results import Results
 
 _MAIN_METRIC = "image_AUROC"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from anomalib_crad.benchmark.frames import MEAN, MEBIBYTE, POOLED
+from anomalib_crad.benchmark.results import MEAN, MEBIBYTE, POOLED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -31,9 +31,9 @@ from timm.models import PretrainedCfg
 
 from anomalib_crad.benchmark.common_score import CommonScoreEvaluator
 from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
-from anomalib_crad.metrics.results import plain
 from anomalib_crad.models.components.image_size import resize_and_normalise
 from anomalib_crad.models.components.training import TrainingDefaults
+from anomalib_crad.provenance import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

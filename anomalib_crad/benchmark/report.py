@@ -9,19 +9,19 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from anomalib_crad.benchmark.failures import failure_list
-from anomalib_crad.benchmark.frames import cost_frame, quality_frame
 from anomalib_crad.benchmark.plots import (
     plot_cost_against_categories,
     plot_metric_against_latency,
     plot_metric_per_category,
 )
+from anomalib_crad.benchmark.results import cost_frame, quality_frame
 from anomalib_crad.benchmark.tables import category_table, cost_table, quality_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anomalib_crad.benchmark.frames import Results
     from anomalib_crad.benchmark.plan import Plan
+    from anomalib_crad.benchmark.results import Results
 
 PLOTTED_METRICS = ("image_AUROC", "pixel_AUROC")
 

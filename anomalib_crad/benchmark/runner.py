@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from anomalib_crad.benchmark.frames import Results
     from anomalib_crad.benchmark.plan import Plan
+    from anomalib_crad.benchmark.results import Results
 
 logger = logging.getLogger(__name__)
 

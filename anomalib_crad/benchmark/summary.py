@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.table import Table
 
-from anomalib_crad.benchmark.frames import MEAN, MEBIBYTE, cost_frame, quality_frame
+from anomalib_crad.benchmark.results import MEAN, MEBIBYTE, cost_frame, quality_frame
 
 if TYPE_CHECKING:
-    from anomalib_crad.benchmark.frames import Results
     from anomalib_crad.benchmark.plan import Plan
+    from anomalib_crad.benchmark.results import Results
 
 
 def summary_table(plan: Plan, results: Results) -> Table:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, cast
 import pandas as pd
 from anomalib.data import AnomalibDataModule, MVTecLOCO
 
+from anomalib_crad.data.dataset import MultiCategoryDataset
 from anomalib_crad.data.merging import merge_samples
-from anomalib_crad.data.multi_category_dataset import MultiCategoryDataset
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping

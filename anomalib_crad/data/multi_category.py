@@ -17,15 +17,15 @@ from rich.console import Console
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Transform
 
-from anomalib_crad.data.balance import CategoryBalancedSampler
-from anomalib_crad.data.bases import ALL
 from anomalib_crad.data.category_sets import SUBSETS, read_subsets
-from anomalib_crad.data.inspection import inspect_samples
+from anomalib_crad.data.dataset import MultiCategoryDataset
+from anomalib_crad.data.inspection.inspect import inspect_samples
 from anomalib_crad.data.mask_batches import MaskBatchSampler
 from anomalib_crad.data.merging import category_names, common_folder_name, overwritten_pictures
-from anomalib_crad.data.multi_category_dataset import MultiCategoryDataset
+from anomalib_crad.data.samplers import CategoryBalancedSampler
 from anomalib_crad.data.setup_checks import reject_bad_files, reject_half_labelled, reject_untrained
-from anomalib_crad.data.sources import agreed, given_datamodules
+from anomalib_crad.data.sources.arguments import agreed, given_datamodules
+from anomalib_crad.data.sources.bases import ALL
 
 logger = logging.getLogger(__name__)
 

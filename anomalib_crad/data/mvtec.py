@@ -20,7 +20,7 @@ from anomalib.utils.path import resolve_dataset_root
 from torchvision.transforms.v2 import Transform
 
 from anomalib_crad.data.multi_category import MultiCategory
-from anomalib_crad.data.selection import select_categories
+from anomalib_crad.data.sources.selection import select_categories
 
 _WEBSITE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from anomalib.data.utils import LabelName
 
+from anomalib_crad.data.dataset import MultiCategoryDataset, mask_paths
 from anomalib_crad.data.image_files import check_image_files
-from anomalib_crad.data.multi_category_dataset import MultiCategoryDataset, mask_paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,14 +6,14 @@
 ``EdgeModel`` with ``stream`` runs it.
 """
 
-from .agreement import Agreement, compare_with_openvino
-from .edge_model import EdgeModel
-from .frames import Frame, read_frame
-from .package import EdgePackage
-from .packaging import write_package
-from .stream_folder import StreamSummary, stream_folder
-from .streaming import StreamResult, stream
-from .verification import Verification, verify_package
+from anomalib_crad.deploy.agreement import Agreement, compare_with_openvino
+from anomalib_crad.deploy.frames import Frame, read_frame
+from anomalib_crad.deploy.package import EdgePackage
+from anomalib_crad.deploy.run import EdgeModel
+from anomalib_crad.deploy.stream import StreamResult, stream
+from anomalib_crad.deploy.stream_folder import StreamSummary, stream_folder
+from anomalib_crad.deploy.verify import Verification, verify_package
+from anomalib_crad.deploy.write import write_package
 
 __all__ = [
     "Agreement",

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalib_crad.post_processing.exported import ExportedThresholds
+from anomalib_crad.export.thresholds import ExportedThresholds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,8 +24,8 @@ Run it on a folder of images, with a CSV file and overlay pictures as the result
 
     python -m anomalib_crad stream . --images FOLDER --output RESULTS
 
-Without that package, OpenVINO alone is enough: `examples/` of anomalib-crad has a Python and a C++ program. OpenVINO
-Model Server, told not to round to bfloat16:
+Without that package, OpenVINO alone is enough: `docs/examples/` of anomalib-crad has a Python and a C++ program.
+OpenVINO Model Server, told not to round to bfloat16:
 
     ovms --model_name {quoted} --model_path "$PWD" --rest_port 8000 \\
         --plugin_config '{{"INFERENCE_PRECISION_HINT": "f32"}}'

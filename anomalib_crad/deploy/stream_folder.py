@@ -18,16 +18,16 @@ from anomalib.data.utils import get_image_filenames
 from rich.progress import track
 
 from anomalib_crad.deploy.overlay import draw_overlay
-from anomalib_crad.deploy.streaming import stream
-from anomalib_crad.metrics.files import write_rows
+from anomalib_crad.deploy.stream import stream
+from anomalib_crad.files import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
 
-    from anomalib_crad.deploy.edge_model import EdgeModel
-    from anomalib_crad.deploy.streaming import StreamResult
+    from anomalib_crad.deploy.run import EdgeModel
+    from anomalib_crad.deploy.stream import StreamResult
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from anomalib_crad.files import write_rows
 from anomalib_crad.metrics.category import METRIC_NAMES, CategoryResult
-from anomalib_crad.metrics.files import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@
 carry the thresholds of categories in an exported model.
 """
 
+from anomalib_crad.export.thresholds import ExportedThresholds, read_thresholds, write_thresholds
 from anomalib_crad.post_processing.category_post_processor import CategoryPostProcessor
-from anomalib_crad.post_processing.exported import ExportedThresholds, read_thresholds, write_thresholds
 from anomalib_crad.post_processing.report import ThresholdReport
 from anomalib_crad.post_processing.thresholds import Thresholds
 

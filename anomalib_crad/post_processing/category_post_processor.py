@@ -14,12 +14,12 @@ import rich
 from anomalib.data import Batch
 from lightning import LightningModule, Trainer
 
-from anomalib_crad.metrics.lookup import ONLY_CATEGORY
-from anomalib_crad.post_processing.batch_categories import BatchCategories
 from anomalib_crad.post_processing.epoch_scores import EpochScores, find_thresholds
 from anomalib_crad.post_processing.report import ThresholdReport, save_report, threshold_report
 from anomalib_crad.post_processing.rules import ThresholdRule, check_rate, check_rule
 from anomalib_crad.post_processing.thresholding import _ThresholdingPostProcessor
+from anomalib_crad.recording.batch_categories import BatchCategories
+from anomalib_crad.recording.categories import ONLY_CATEGORY
 
 
 class CategoryPostProcessor(_ThresholdingPostProcessor):

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import distributed
 
-from anomalib_crad.metrics.distributed import several_processes
-from anomalib_crad.metrics.lookup import ONLY_CATEGORY
 from anomalib_crad.post_processing.rules import DEFAULT_TARGETS, Finding, find_threshold
 from anomalib_crad.post_processing.score_table import PixelCounts, ScoreTable
 from anomalib_crad.post_processing.thresholds import LevelThresholds, Thresholds
+from anomalib_crad.recording.categories import ONLY_CATEGORY
+from anomalib_crad.recording.processes import several_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

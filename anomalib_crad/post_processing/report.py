@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from anomalib_crad.metrics.files import try_to_write, write_rows
+from anomalib_crad.files import try_to_write, write_rows
 from anomalib_crad.post_processing.epoch_scores import CategoryScores
 from anomalib_crad.post_processing.squash import unsquash
 

@@ -2,6 +2,6 @@
 
 """Pictures of a whole run."""
 
-from .overview import save_overview
+from anomalib_crad.visualization.overview import save_overview
 
 __all__ = ["save_overview"]

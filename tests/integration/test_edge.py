@@ -22,14 +22,16 @@ from anomalib.cli.cli import AnomalibCLI
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from anomalib_crad.deploy import EdgeModel, EdgePackage, package_command, verify_command
+from anomalib_crad.cli.package import main as package_main
+from anomalib_crad.cli.verify import main as verify_main
+from anomalib_crad.deploy import EdgeModel, EdgePackage
 
 if TYPE_CHECKING:
     from anomalib_crad.prediction import Prediction
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def checkpoint(data_arguments: list[str], tmp_path_factory: pytest.TempPathFacto
 def package(checkpoint: Path, data_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> EdgePackage:
     folder = tmp_path_factory.mktemp("packages") / "tiny"
     arguments = ["--ckpt_path", str(checkpoint), "--output", str(folder), "--compression_type=FP16"]
-    assert package_command.main([*arguments, *data_arguments]) == 0
+    assert package_main([*arguments, *data_arguments]) == 0
     return EdgePackage.open(folder)
 
 
@@ -114,13 +116,13 @@ def test_checkpoints_that_do_not_fit_are_plain_errors(
     torch.save({**content, "hyper_parameters": {"backbone": "resnet18", "layers": ["layer1"]}}, foreign)
     sample = tiny_root / "blue" / "test" / "good" / "000.png"
     with pytest.raises(SystemExit, match="2"):
-        package_command.main(["--ckpt_path", str(foreign), "--output", str(tmp_path / "out"), "--sample", str(sample)])
+        package_main(["--ckpt_path", str(foreign), "--output", str(tmp_path / "out"), "--sample", str(sample)])
     assert "foreign.ckpt' as a Crad. If another class was trained, name that." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_verify_and_stream_as_typed(package: EdgePackage, images: list[Path], tmp_path: Path) -> None:
-    assert verify_command.main([str(package.folder)]) == 0
+    assert verify_main([str(package.folder)]) == 0
     arguments = [str(package.folder), "--images", str(images[0].parent), "--output", str(tmp_path)]
     assert f"{len(images)} images" in _run(sys.executable, "-m", "anomalib_crad", "stream", *arguments)
     table = pd.read_csv(tmp_path / "results.csv")

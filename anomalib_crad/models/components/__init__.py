@@ -5,8 +5,8 @@
 Importing it makes the packaged backbones known to timm, as timm's own are by its import.
 """
 
-from . import packaged_backbones  # noqa: F401
-from .features import MultiScaleFeatures
-from .reconstruction import FeatureReconstruction
+from anomalib_crad.models.components import packaged_backbones  # noqa: F401
+from anomalib_crad.models.components.features import MultiScaleFeatures
+from anomalib_crad.models.components.reconstruction import FeatureReconstruction
 
 __all__ = ["FeatureReconstruction", "MultiScaleFeatures"]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
 
-from .checkpoint_file import check_checkpoint_file
-from .export.checks import check_checkpoint
-from .weights import architecture_of
+from anomalib_crad.export.checks import check_checkpoint
+from anomalib_crad.models.components.checkpoint_file import check_checkpoint_file
+from anomalib_crad.models.components.weights import architecture_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -21,7 +21,7 @@ from timm.layers import Format
 from torch import nn
 from torch.nn import functional
 
-from .weights import WEIGHT_PACKAGES, architecture_of, load_pretrained
+from anomalib_crad.models.components.weights import WEIGHT_PACKAGES, architecture_of, load_pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 from timm.models import generate_default_cfgs, register_model
 
-from .weights import WEIGHT_PACKAGES, full_state_dict, unused_tensors_unreported
+from anomalib_crad.models.components.weights import WEIGHT_PACKAGES, full_state_dict, unused_tensors_unreported
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,13 +19,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
+from anomalib_crad.export.exportable import Exporting
 from anomalib_crad.metrics import CategoryEvaluator
+from anomalib_crad.models.components.architecture import ArchitectureCheck
+from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise
+from anomalib_crad.models.components.training import TrainingDefaults
 from anomalib_crad.post_processing import CategoryPostProcessor
-
-from .architecture import ArchitectureCheck
-from .exporting import Exporting
-from .image_size import IMAGE_SIZE, resize_and_normalise
-from .training import TrainingDefaults
 
 
 class FeatureReconstruction(Exporting, ArchitectureCheck, TrainingDefaults):

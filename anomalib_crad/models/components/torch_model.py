@@ -14,7 +14,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 if TYPE_CHECKING:
-    from .features import MultiScaleFeatures
+    from anomalib_crad.models.components.features import MultiScaleFeatures
 
 
 class ReconstructionModel(nn.Module):

@@ -2,7 +2,7 @@
 
 """CRAD: continuous memory representation for anomaly detection."""
 
-from .lightning_model import Crad
-from .torch_model import ContinuousMemoryReconstruction, CradModel
+from anomalib_crad.models.crad.lightning_model import Crad
+from anomalib_crad.models.crad.torch_model import ContinuousMemoryReconstruction, CradModel
 
 __all__ = ["ContinuousMemoryReconstruction", "Crad", "CradModel"]

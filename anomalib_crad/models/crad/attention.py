@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from .discrete_memory import DiscreteEntries
+from anomalib_crad.models.crad.discrete_memory import DiscreteEntries
 
 if TYPE_CHECKING:
     import torch

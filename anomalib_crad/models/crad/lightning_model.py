@@ -28,16 +28,15 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
 
+from anomalib_crad.export.exportable import Exporting
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
-from anomalib_crad.models.components.exporting import Exporting
 from anomalib_crad.models.components.features import plain_layers
 from anomalib_crad.models.components.image_size import resize_and_normalise, resolve_image_size
 from anomalib_crad.models.components.training import check_training_arguments
-
-from .anomaly_map import AnomalyMapGenerator
-from .loss import CradLoss
-from .memory_kinds import MemoryKind
-from .torch_model import ContinuousMemoryReconstruction, CradModel
+from anomalib_crad.models.crad.anomaly_map import AnomalyMapGenerator
+from anomalib_crad.models.crad.loss import CradLoss
+from anomalib_crad.models.crad.memory_kinds import MemoryKind
+from anomalib_crad.models.crad.torch_model import ContinuousMemoryReconstruction, CradModel
 
 #: The paper's backbone is trained on ImageNet alone; timm's plain ``tf_efficientnet_b4`` is trained on far more images.
 BACKBONE = "tf_efficientnet_b4.aa_in1k"

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from .attention import Attention
-from .discrete_memory import DiscreteEntries, DiscreteMemory, GlobalDiscreteMemory, LocalDiscreteMemory
-from .memory import GlobalMemory, LocalMemory
-from .vector_quantization import VectorQuantization
+from anomalib_crad.models.crad.attention import Attention
+from anomalib_crad.models.crad.discrete_memory import (
+    DiscreteEntries,
+    DiscreteMemory,
+    GlobalDiscreteMemory,
+    LocalDiscreteMemory,
+)
+from anomalib_crad.models.crad.memory import GlobalMemory, LocalMemory
+from anomalib_crad.models.crad.vector_quantization import VectorQuantization
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,12 +19,11 @@ import torch
 from torch import nn
 
 from anomalib_crad.models.components.torch_model import ReconstructionModel
-
-from .discrete_memory import DiscreteEntries, DiscreteMemory
-from .fusion import Fusion
-from .memory import JITTER_PROBABILITY, JITTER_STD, ContinuousGrid
-from .memory_kinds import MemoryKind, build_global_memory, build_local_memory
-from .refinement import at_least_single_precision, refine
+from anomalib_crad.models.crad.discrete_memory import DiscreteEntries, DiscreteMemory
+from anomalib_crad.models.crad.fusion import Fusion
+from anomalib_crad.models.crad.memory import JITTER_PROBABILITY, JITTER_STD, ContinuousGrid
+from anomalib_crad.models.crad.memory_kinds import MemoryKind, build_global_memory, build_local_memory
+from anomalib_crad.models.crad.refinement import at_least_single_precision, refine
 
 INITIAL_WEIGHT_STD = 0.01
 

@@ -2,7 +2,7 @@
 
 """UniAD: a unified model for multi-class anomaly detection."""
 
-from .lightning_model import UniAD
-from .torch_model import UniADModel, UniADReconstruction
+from anomalib_crad.models.uniad.lightning_model import UniAD
+from anomalib_crad.models.uniad.torch_model import UniADModel, UniADReconstruction
 
 __all__ = ["UniAD", "UniADModel", "UniADReconstruction"]

@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from .attention import Attention
-from .blocks import AddAndNorm, FeedForward
+from anomalib_crad.models.uniad.attention import Attention
+from anomalib_crad.models.uniad.blocks import AddAndNorm, FeedForward
 
 
 class EncoderLayer(nn.Module):

@@ -19,12 +19,11 @@ import torch
 from torch import nn
 
 from anomalib_crad.models.components.torch_model import ReconstructionModel
-
-from .attention import Attention, neighbor_mask
-from .decoder import Decoder
-from .encoder import Encoder
-from .jitter import JITTER_PROBABILITY, JITTER_SCALE, FeatureJitter
-from .position import PositionEmbedding
+from anomalib_crad.models.uniad.attention import Attention, neighbor_mask
+from anomalib_crad.models.uniad.decoder import Decoder
+from anomalib_crad.models.uniad.encoder import Encoder
+from anomalib_crad.models.uniad.jitter import JITTER_PROBABILITY, JITTER_SCALE, FeatureJitter
+from anomalib_crad.models.uniad.position import PositionEmbedding
 
 
 class UniADReconstruction(nn.Module):

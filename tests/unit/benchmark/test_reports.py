@@ -14,8 +14,8 @@ from rich.console import Console
 
 from anomalib_crad.benchmark.cells import NO_MODEL, cells_of
 from anomalib_crad.benchmark.failures import failure_lines, failure_list
-from anomalib_crad.benchmark.frames import COST_COLUMNS, QUALITY_COLUMNS, cost_frame, quality_frame
 from anomalib_crad.benchmark.report import write_plots, write_tables
+from anomalib_crad.benchmark.results import COST_COLUMNS, QUALITY_COLUMNS, cost_frame, quality_frame
 from anomalib_crad.benchmark.summary import summary_table
 from anomalib_crad.benchmark.tables import category_table, cost_table, quality_table
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anomalib_crad.benchmark.cells import Cell
-    from anomalib_crad.benchmark.frames import Results
+    from anomalib_crad.benchmark.results import Results
 
 
 @pytest.fixture

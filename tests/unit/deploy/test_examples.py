@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from anomalib_crad.deploy import EdgePackage
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 PREDICT = EXAMPLES / "python" / "predict.py"
 CLIENT = EXAMPLES / "model_server" / "client.py"
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 
-from anomalib_crad.metrics.lookup import ONLY_CATEGORY
 from anomalib_crad.post_processing import epoch_scores
 from anomalib_crad.post_processing.epoch_scores import EpochScores, find_thresholds
 from anomalib_crad.post_processing.thresholds import Thresholds
+from anomalib_crad.recording.categories import ONLY_CATEGORY
 
 
 def make_batch(scores: list[float], labels: list[int], **fields: Any) -> ImageBatch:  # noqa: ANN401

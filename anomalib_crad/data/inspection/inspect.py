@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One look at the images that will be used, before they are.
+
+Works on frames of samples as ``MultiCategory`` merges them. Reads the header of every image and mask once, and of
+images that may be in both training and testing the bytes; decodes no pixels.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anomalib.data.utils import LabelName
+from rich.console import Console
+from rich.progress import track
+
+from anomalib_crad.data.dataset import mask_paths
+from anomalib_crad.data.image_files import READ_ERRORS, read_header
+from anomalib_crad.data.inspection.duplicates import identical_files
+from anomalib_crad.data.inspection.problems import TRAIN, Files, Sample, find_problems
+from anomalib_crad.data.inspection.report import DataReport, SubsetSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import pandas as pd
+
+
+def inspect_samples(frames: Mapping[str, pd.DataFrame], *, progress: bool = False) -> DataReport:
+    """Look at all images of all categories.
+
+    Args:
+        frames: For each of ``"train"``, ``"val"`` and ``"test"`` that there is, its samples with the columns of
+            ``MultiCategoryDataset``.
+        progress: Show bars on the terminal's error stream. Defaults to ``False``.
+
+    Returns:
+        Counts and problems.
+    """
+    categories: dict[str, list[Sample]] = {}
+    for subset, frame in frames.items():
+        for row in frame.to_dict("records"):
+            masks = tuple(mask_paths(row["mask_path"]))
+            sample = Sample(row["image_path"], subset, int(row["label_index"]), masks, bool(row["has_mask"]))
+            categories.setdefault(row["category"], []).append(sample)
+    samples = [sample for each in categories.values() for sample in each]
+    files = _read(samples, partial(track, console=Console(stderr=True), transient=True, disable=not progress))
+    summaries = [
+        _summary(name, subset, [sample for sample in each if sample.subset == subset], files)
+        for name, each in categories.items()
+        for subset in frames
+    ]
+    problems = [problem for name, each in categories.items() for problem in find_problems(name, each, files)]
+    return DataReport(tuple(summary for summary in summaries if summary.total), tuple(problems))
+
+
+def _read(samples: list[Sample], show: Callable[..., Iterable[str]]) -> Files:
+    files = Files()
+    paths = dict.fromkeys(path for sample in samples for path in (sample.path, *sample.masks))
+    for path in show(list(paths), description="Reading headers"):
+        _read_one(path, files)
+    readable = [sample for sample in samples if sample.path in files.headers]
+    pairs = identical_files(
+        [sample.path for sample in readable if sample.subset == TRAIN],
+        [sample.path for sample in readable if sample.subset != TRAIN],
+        progress=partial(show, description="Comparing files"),
+    )
+    files.copies = {shown: trained for trained, shown in pairs}
+    return files
+
+
+def _read_one(path: str, files: Files) -> None:
+    try:
+        files.headers[path] = read_header(path)
+    except READ_ERRORS as error:
+        files.broken[path] = str(error) or type(error).__name__
+
+
+def _summary(category: str, subset: str, samples: list[Sample], files: Files) -> SubsetSummary:
+    labels = [sample.label for sample in samples]
+    headers = [files.headers[sample.path] for sample in samples if sample.path in files.headers]
+    return SubsetSummary(
+        category=category,
+        subset=subset,
+        normal=labels.count(LabelName.NORMAL),
+        anomalous=labels.count(LabelName.ABNORMAL),
+        unlabelled=labels.count(LabelName.UNKNOWN),
+        masks=sum(bool(sample.masks) for sample in samples),
+        sizes=tuple(sorted({header.size for header in headers})),
+        modes=tuple(sorted({header.mode for header in headers})),
+    )

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Operations of an exported graph can be told apart by the module that they came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from anomalib_crad.export.node_names import is_any_of, module_of, name_nodes_by_module
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class TwoParts(nn.Module):
+    """A convolution and a linear layer, in a module each, and an addition outside both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Tanh())
+        self.second = nn.Linear(4, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(images)) + 1
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    path: Path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    torch.onnx.export(TwoParts(), (torch.rand(2, 3, 4, 4),), path, dynamo=True, verbose=False, external_data=False)
+    name_nodes_by_module(path)
+    return onnx.load(path)
+
+
+def test_operations_are_named_by_their_modules(graph: onnx.ModelProto) -> None:
+    modules = {node.op_type: module_of(node.name) for node in graph.graph.node}
+    assert modules["Conv"] == "first.0"
+    assert modules["Tanh"] == "first.1"
+    assert modules["MatMul"] == "second"
+
+
+def test_the_file_says_nothing_of_the_machine_that_exported(graph: onnx.ModelProto) -> None:
+    assert __file__.encode() not in graph.SerializeToString()
+    assert b"pkg.torch" not in graph.SerializeToString()
+
+
+def test_a_renamed_graph_is_still_a_valid_one(graph: onnx.ModelProto) -> None:
+    onnx.checker.check_model(graph, full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "patterns", "expected"),
+    [
+        ("model.head", ["model.head"], True),
+        ("model.head.grid", ["model.head"], False),
+        ("model.head.grid", ["other*", "model.head*"], True),
+        ("model.head.local_memory.grid", ["model.head.*_memory.grid"], True),
+        ("model.head", [], False),
+    ],
+)
+def test_patterns_of_modules(module: str, patterns: list[str], expected: bool) -> None:
+    assert is_any_of(module, patterns) is expected
+
+
+def test_an_operation_of_a_converter_has_no_module() -> None:
+    assert not module_of("Multiply_5374")
