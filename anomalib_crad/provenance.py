@@ -1,85 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of a test: the table as CSV, and as JSON together with what it takes to read or repeat it.
+"""Where a result comes from, as plain data: the model and its arguments, and the versions of packages.
 
-A number without its settings is of little use a month later, so the JSON file names model, data, seed, versions and
-time. Everything in it is plain data; what is not, is written as its text.
+A number without its settings is of little use a month later. Values that JSON cannot hold are written as their text.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from datetime import datetime, timezone
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral, Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anomalib_crad
-from anomalib_crad.files import try_to_write
-from anomalib_crad.recording.categories import ONLY_CATEGORY, image_categories
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule
 
-    from anomalib_crad.metrics.report import CategoryReport
-
-
-CSV_NAME = "category_metrics.csv"
-JSON_NAME = "category_metrics.json"
 
 _PACKAGES = ("anomalib", "torch", "timm", "lightning")
-_DATAMODULE_SETTINGS = ("name", "root", "train_batch_size", "eval_batch_size", "balance")
-#: Of a merged datamodule these are true of its parts only.
-_SPLIT_SETTINGS = ("root", "test_split_mode", "test_split_ratio", "val_split_mode", "val_split_ratio", "seed")
-_TRAINER_SETTINGS = ("max_epochs", "current_epoch", "global_step", "precision", "world_size", "ckpt_path")
-
-
-def save_results(folder: str | Path, report: CategoryReport, run: Mapping[str, Any]) -> None:
-    """Write both files; a full or read-only disk must not take the printed and returned metrics along.
-
-    Args:
-        folder: Folder of the run; existing files in it are replaced.
-        report: What was measured.
-        run: What :func:`describe_run` returns.
-    """
-    results = plain({"metrics": report.to_dict(), **run})
-
-    def to_json(path: Path) -> None:
-        path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-    for name, write in ((CSV_NAME, report.to_csv), (JSON_NAME, to_json)):
-        try_to_write(Path(folder) / name, write, "Metrics of each category")
-
-
-def describe_run(trainer: Trainer, model: LightningModule, seconds: float) -> dict[str, Any]:
-    """Describe what was tested, how, when and with which versions.
-
-    Args:
-        trainer: The trainer of the test.
-        model: The model that was tested.
-        seconds: How long the test took.
-
-    Returns:
-        Sections ``model``, ``data``, ``trainer``, ``seed``, ``versions`` and ``time``.
-    """
-    return {
-        "model": describe_model(model),
-        "data": _describe_data(getattr(trainer, "datamodule", None)),
-        "trainer": {
-            **{name: getattr(trainer, name) for name in _TRAINER_SETTINGS},
-            "accelerator": type(trainer.accelerator).__name__,
-        },
-        "seed": _seed(model),
-        "versions": describe_versions(),
-        "time": {"finished": datetime.now(timezone.utc).isoformat(timespec="seconds"), "test_seconds": seconds},
-    }
 
 
 def describe_model(model: LightningModule) -> dict[str, Any]:
@@ -92,7 +34,7 @@ def describe_model(model: LightningModule) -> dict[str, Any]:
         Its ``class``, ``hyper_parameters`` and ``post_processor``.
     """
     return {
-        "class": _class_path(model),
+        "class": class_path(model),
         "hyper_parameters": dict(model.hparams),
         "post_processor": _describe_post_processor(getattr(model, "post_processor", None)),
     }
@@ -114,51 +56,19 @@ def describe_versions(further: Sequence[str] = ()) -> dict[str, str | None]:
     }
 
 
-def _describe_data(datamodule: object) -> dict[str, Any] | None:
-    """Describe a datamodule by its settings and the number of images of each category and subset."""
-    if datamodule is None:
-        return None
-    images = {
-        subset: Counter(category or ONLY_CATEGORY for _, category in image_categories(dataset))
-        for subset in ("train", "val", "test")
-        if (dataset := getattr(datamodule, f"{subset}_data", None)) is not None
-    }
-    return {
-        "class": _class_path(datamodule),
-        **_settings(datamodule, _DATAMODULE_SETTINGS),
-        "splits": {
-            category: {"class": _class_path(part), **_settings(part, _SPLIT_SETTINGS)}
-            for category, part in _parts(datamodule).items()
-        },
-        "images": images,
-    }
-
-
-def _settings(thing: object, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(thing, name) for name in names if hasattr(thing, name)}
-
-
-def _parts(datamodule: object) -> Mapping[str, object]:
-    """Return the datamodule of each category: those of a merged one, or itself."""
-    parts = getattr(datamodule, "datamodules", None)
-    return parts if isinstance(parts, Mapping) else {getattr(datamodule, "category", "") or ONLY_CATEGORY: datamodule}
-
-
 def _describe_post_processor(post_processor: object) -> dict[str, Any] | None:
     if post_processor is None:
         return None
     settings = post_processor.checkpoint_config() if hasattr(post_processor, "checkpoint_config") else {}
-    return {"class": _class_path(post_processor), **settings}
+    return {"class": class_path(post_processor), **settings}
 
 
-def _seed(model: LightningModule) -> int | None:
-    """Return the model's own seed, or else that of Lightning's ``seed_everything``, or else ``None``."""
-    seed = model.hparams.get("seed", None)
-    seed = os.environ.get("PL_GLOBAL_SEED") if seed is None else seed
-    return None if seed is None else int(seed)
+def class_path(thing: object) -> str:
+    """Return the import path of an object's class.
 
-
-def _class_path(thing: object) -> str:
+    Args:
+        thing: The object.
+    """
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 

@@ -20,7 +20,7 @@ from anomalib.metrics import Evaluator, F1Score
 
 from anomalib_crad.metrics.category import METRIC_NAMES
 from anomalib_crad.metrics.evaluation import Evaluation
-from anomalib_crad.provenance import describe_run, save_results
+from anomalib_crad.metrics.results import describe_run, save_results
 from anomalib_crad.recording.processes import from_first_process, gather_categories, join_updates, several_processes
 from anomalib_crad.recording.recorder import PredictionRecorder
 

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from anomalib_crad.metrics.category import CategoryResult
 from anomalib_crad.metrics.report import CategoryReport
-from anomalib_crad.provenance import plain, save_results
+from anomalib_crad.metrics.results import save_results
+from anomalib_crad.provenance import plain
 
 REPORT = CategoryReport((CategoryResult("nut", 1, 1, {"image_AUROC": 0.5}),))
 
