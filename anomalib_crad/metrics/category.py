@@ -10,16 +10,17 @@ never a zero, a half or an exception at the end of a long run.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_crad.metrics.overlap import area_under_overlap, region_shares
 from anomalib_crad.metrics.ranking import Ranking
+from anomalib_crad.metrics.report import POOLED, CategoryReport, CategoryResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,25 +44,6 @@ class ImageRecord:
     score: float | None
     anomaly_map: NDArray[np.float32] | None
     mask: NDArray[np.bool_] | None
-
-
-@dataclass(frozen=True)
-class CategoryResult:
-    """The metrics of one category; plain numbers and strings, so that it can be kept, pickled and written.
-
-    Attributes:
-        category: Name of the category.
-        normal: Number of normal images.
-        anomalous: Number of anomalous images.
-        values: Metric name to value, for the metrics that exist.
-        missing: Metric name to reason, for those that do not.
-    """
-
-    category: str
-    normal: int
-    anomalous: int
-    values: dict[str, float] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,3 +148,47 @@ def _unmeasurable(scores: NDArray[np.floating], labels: NDArray[np.bool_], eleme
     if not labels.any():
         return f"every {element} is normal"
     return None
+
+
+#: Of all categories under one score scale: what one threshold for all of them can reach.
+POOLED_METRICS = ("image_AUROC", "image_F1Max")
+
+
+class Evaluation:
+    """Measure categories one by one and report on all of them.
+
+    Args:
+        metrics: Names of the metrics to compute. Defaults to all.
+    """
+
+    def __init__(self, metrics: Collection[str] = METRIC_NAMES) -> None:
+        self._metrics = metrics
+        self._results: dict[str, CategoryResult] = {}
+        self._images: list[ImageRecord] = []
+
+    def add(self, category: str, images: Sequence[ImageRecord]) -> None:
+        """Measure one category; nothing of its maps and masks is kept.
+
+        Args:
+            category: Name of the category.
+            images: Records of all its images.
+        """
+        self._results[category] = evaluate_category(category, images, self._metrics)
+        self._images += [replace(image, anomaly_map=None, mask=None) for image in images]
+
+    def report(self, expected: Iterable[str] = ()) -> CategoryReport:
+        """Report on all categories, sorted by name.
+
+        Args:
+            expected: Categories that belong into the report even if none of their images was added.
+
+        Returns:
+            The report, with the pooled metrics if any image was added.
+        """
+        absent = {name: evaluate_category(name, [], self._metrics) for name in expected if name not in self._results}
+        results = self._results | absent
+        pooled = [name for name in POOLED_METRICS if name in self._metrics]
+        return CategoryReport(
+            tuple(results[name] for name in sorted(results)),
+            evaluate_category(POOLED, self._images, pooled) if self._images else None,
+        )

@@ -9,13 +9,12 @@ stand the pooled metrics, of all categories under one score scale: what a model 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from anomalib_crad.files import write_rows
-from anomalib_crad.metrics.category import METRIC_NAMES, CategoryResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +22,25 @@ if TYPE_CHECKING:
 
 MEAN = "mean"
 POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class CategoryResult:
+    """The metrics of one category; plain numbers and strings, so that it can be kept, pickled and written.
+
+    Attributes:
+        category: Name of the category.
+        normal: Number of normal images.
+        anomalous: Number of anomalous images.
+        values: Metric name to value, for the metrics that exist.
+        missing: Metric name to reason, for those that do not.
+    """
+
+    category: str
+    normal: int
+    anomalous: int
+    values: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
