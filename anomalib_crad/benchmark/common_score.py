@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anomalib_crad.metrics.category import IMAGE_METRICS, METRIC_NAMES, ImageRecord
+from anomalib_crad.metrics.default_metrics import DEFAULT_METRICS, IMAGE_METRICS
 from anomalib_crad.metrics.evaluation import Evaluation
 from anomalib_crad.metrics.evaluator import CategoryEvaluator
 from anomalib_crad.models.components.scoring import image_score
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from anomalib_crad.metrics.metric import CategoryMetric
     from anomalib_crad.metrics.report import CategoryReport
+    from anomalib_crad.recording.records import ImageRecord
 
 
 class CommonScoreEvaluator(CategoryEvaluator):
@@ -43,11 +45,11 @@ class CommonScoreEvaluator(CategoryEvaluator):
         self.score_window = score_window
         self.common_report: CategoryReport | None = None
 
-    def new_evaluation(self, metrics: Collection[str]) -> Evaluation:
+    def new_evaluation(self, metrics: Sequence[CategoryMetric]) -> Evaluation:
         """Begin an evaluation that measures twice.
 
         Args:
-            metrics: Names of the metrics by the model's own scores.
+            metrics: The metrics by the model's own scores.
 
         Returns:
             The evaluation.
@@ -58,10 +60,10 @@ class CommonScoreEvaluator(CategoryEvaluator):
 class _TwofoldEvaluation(Evaluation):
     """An evaluation that hands the common scores of each category to a second one."""
 
-    def __init__(self, evaluator: CommonScoreEvaluator, metrics: Collection[str] = METRIC_NAMES) -> None:
+    def __init__(self, evaluator: CommonScoreEvaluator, metrics: Sequence[CategoryMetric] = DEFAULT_METRICS) -> None:
         super().__init__(metrics)
         self._evaluator = evaluator
-        self._common = Evaluation(list(IMAGE_METRICS))
+        self._common = Evaluation([metric for metric in DEFAULT_METRICS if metric.name in IMAGE_METRICS])
 
     def add(self, category: str, images: Sequence[ImageRecord]) -> None:
         super().add(category, images)

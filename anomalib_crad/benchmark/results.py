@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from anomalib_crad.metrics.category import IMAGE_METRICS, METRIC_NAMES
+from anomalib_crad.metrics.default_metrics import IMAGE_METRICS, METRIC_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from anomalib_crad.benchmark.results import COMMON, MEAN, MEBIBYTE, POOLED
-from anomalib_crad.metrics.category import METRIC_NAMES
+from anomalib_crad.metrics.default_metrics import METRIC_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

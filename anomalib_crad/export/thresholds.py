@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from anomalib_crad.post_processing.category_post_processor import CategoryPostProcessor
-from anomalib_crad.post_processing.squash import squash, unsquash
-from anomalib_crad.post_processing.thresholds import Thresholds
+from anomalib_crad.post_processing.thresholds import Thresholds, squash, unsquash
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,8 @@
 The per-region overlap (PRO) of a threshold is the share of a connected defect region above it, averaged over regions,
 so that a scratch weighs as much as a broken corner. AUPRO is the area under PRO against the false-positive rate of all
 normal pixels, up to a limit, divided by that limit (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021).
-It agrees with ``anomalib.metrics.AUPRO``, in double precision and from the sort that the other pixel metrics need too.
+It agrees with ``anomalib.metrics.AUPRO``, but is computed in double precision and reuses the sort of the other pixel
+metrics.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def aupro(
 
 
 def region_shares(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
-    """Return by how much each anomalous pixel raises the overlap averaged over regions.
+    """Return how much each anomalous pixel adds to the overlap averaged over regions.
 
     Args:
         masks: True where a pixel is anomalous, one H x W an image. At least one pixel is.
@@ -95,8 +96,8 @@ def area_under_overlap(ranking: Ranking, shares: NDArray[np.float64], fpr_limit:
         raise ValueError(msg)
     after = np.cumsum(shares[ranking.order])[ranking.found - 1]
     before = np.append(0.0, after[:-1])
-    # Two points a score, without and with its pixels. Normal pixels of that score make the way between them a slope;
-    # those of scores in between only move along.
+    # Each score gives two points, without and with its pixels. Normal pixels of the same score make the line between
+    # them a slope; normal pixels of scores in between only shift the curve to the right.
     rates = np.column_stack([ranking.false_alarms_above, ranking.false_alarms]).ravel() / ranking.normal
     rates = np.concatenate([[0.0], rates, [1.0]])
     overlaps = np.concatenate([[0.0], np.column_stack([before, after]).ravel(), [1.0]])

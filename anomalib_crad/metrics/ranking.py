@@ -2,10 +2,10 @@
 
 """Exact, threshold-free measures of how well scores rank anomalous above normal.
 
-One sort a class gives a ``Ranking``: the counts of both classes above each score. AUROC, average precision, the best F1
-and (in ``overlap``) AUPRO are read off these counts, so they depend on no threshold grid and on no score's range, unit
-or batch. scikit-learn gives the same numbers (the tests compare with it) but sorts every element's index for each
-metric anew, which takes forty times as long for the millions of pixels of one category.
+Sorting each class once gives a ``Ranking``: the counts of both classes above each score. AUROC, average precision, the
+best F1 and (in ``overlap``) AUPRO follow from these counts, so they depend neither on a grid of thresholds nor on the
+range, unit or batch of scores. scikit-learn gives the same numbers (the tests compare with it) but sorts the indices of
+all elements again for each metric, which takes forty times as long for the millions of pixels of one category.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How many elements of each class lie above the scores of the anomalous ones.
+    """Numbers of elements of each class above the scores of the anomalous ones.
 
-    Only the K distinct scores of the A anomalous elements matter: between two of them recall stands still and every
-    curve is straight. Elements of one score cannot be told apart, so they count together.
+    Only the K distinct scores of the A anomalous elements matter: between two of them recall is constant and every
+    curve is straight. Elements with the same score cannot be distinguished, so they count together.
 
     Attributes:
         order: Indices into the anomalous elements, from the highest score to the lowest, A.
@@ -44,8 +44,8 @@ class Ranking:
     def of(cls, scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> Ranking:
         """Rank elements by their scores.
 
-        Each class is sorted on its own: values sort several times faster than indices, and only the indices of the
-        anomalous elements, usually a few percent of a category's pixels, are of use to anyone.
+        Each class is sorted separately: values sort several times faster than indices, and only the indices of the
+        anomalous elements, usually a few percent of a category's pixels, are needed.
 
         Args:
             scores: Finite raw scores, of any shape.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The result of one evaluation: every category's metrics, their means, and the ways to show and save them.
+"""The report of one evaluation: the metrics of every category, their means, and ways to show and save them.
 
-Holds numbers and names only. Means are plain means over the categories in which a metric exists, and what does not
-exist is named with its reason, so that a mean over fewer categories never passes as one over all. Beside the means
-stand the pooled metrics, of all categories under one score scale: what a model with one threshold can reach.
+It holds numbers and names only. Means are plain means over the categories in which a metric exists. Metrics that do not
+exist for a category are listed with the reason, so that a mean over fewer categories never passes as one over all.
+Pooled metrics, of all categories on one score scale, show what a model with one threshold can reach.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from anomalib_crad.files import write_rows
+from anomalib_crad.metrics.default_metrics import METRIC_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,15 @@ class CategoryResult:
     values: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return counts, values and reasons as plain data, without the name of the category."""
+        return {
+            "normal": self.normal,
+            "anomalous": self.anomalous,
+            "values": self.values,
+            "missing": self.missing,
+        }
+
 
 @dataclass(frozen=True)
 class CategoryReport:
@@ -50,15 +60,18 @@ class CategoryReport:
     Attributes:
         categories: One result a category, in the order in which they are shown.
         pooled: Result of the images of all categories together, or ``None`` if there is none. Defaults to ``None``.
+        measured: Names of all metrics that were measured, in the order in which they are shown. Defaults to the eight
+            of ``DEFAULT_METRICS``.
     """
 
     categories: tuple[CategoryResult, ...]
     pooled: CategoryResult | None = None
+    measured: tuple[str, ...] = METRIC_NAMES
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics that exist somewhere."""
-        return tuple(name for name in METRIC_NAMES if any(name in result.values for result in self._results()))
+        """Names of the metrics that exist for at least one category or pooled."""
+        return tuple(name for name in self.measured if any(name in result.values for result in self._results()))
 
     @property
     def mean(self) -> dict[str, float]:
@@ -68,19 +81,19 @@ class CategoryReport:
 
     @property
     def per_category(self) -> dict[str, float]:
-        """Every category's values under the names that loggers get, such as ``image_AUROC/bottle``."""
+        """The values of all categories under their names in loggers, such as ``image_AUROC/bottle``."""
         return {f"{name}/{r.category}": value for r in self.categories for name, value in r.values.items()}
 
     @property
     def pooled_values(self) -> dict[str, float]:
-        """The pooled metrics under the names that loggers get, such as ``pooled/image_AUROC``."""
+        """The pooled metrics under their names in loggers, such as ``pooled/image_AUROC``."""
         return {} if self.pooled is None else {f"{POOLED}/{name}": value for name, value in self.pooled.values.items()}
 
     @property
     def omissions(self) -> list[str]:
-        """One line for metrics that the same categories lack, with the reasons."""
+        """Sentences that say which metrics do not exist for which categories and why, one for metrics alike."""
         lacking_to_metrics: dict[str, list[str]] = {}
-        for name in METRIC_NAMES:
+        for name in self.measured:
             reasons: dict[str, list[str]] = {}
             for result in self._results():
                 if name in result.missing:
@@ -100,7 +113,7 @@ class CategoryReport:
             yield self.pooled
 
     def rows(self) -> list[tuple[str, dict[str, float]]]:
-        """Return the rows of table and file: each category, the mean, and the pooled metrics."""
+        """Return names and values of the rows of table and file: each category, the mean, and the pooled metrics."""
         rows = [*((result.category, result.values) for result in self.categories), (MEAN, self.mean)]
         if self.pooled is not None:
             rows.append((POOLED, self.pooled.values))
@@ -108,7 +121,7 @@ class CategoryReport:
 
     def to_table(self) -> Table:
         """Return a table for the terminal: categories as rows, metrics as columns, mean and pooled metrics last."""
-        # All eight metrics fit into 80 columns, which is what a terminal has at least.
+        # Without padding the eight default metrics fit into a terminal of 80 columns.
         table = Table(
             title="Test metrics per category, on raw scores",
             caption="\n".join(self.omissions) or None,
@@ -135,19 +148,9 @@ class CategoryReport:
         write_rows(path, ["category", *self.metrics], rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain data: counts, values and reasons of each category, means and pooled metrics."""
+        """Return the whole report as plain data: the result of each category, means and pooled metrics."""
         return {
-            "categories": {result.category: _plain(result) for result in self.categories},
+            "categories": {result.category: result.to_dict() for result in self.categories},
             MEAN: self.mean,
-            POOLED: None if self.pooled is None else _plain(self.pooled),
+            POOLED: None if self.pooled is None else self.pooled.to_dict(),
         }
-
-
-def _plain(result: CategoryResult) -> dict[str, Any]:
-    """Return a result without its name."""
-    return {
-        "normal": result.normal,
-        "anomalous": result.anomalous,
-        "values": result.values,
-        "missing": result.missing,
-    }

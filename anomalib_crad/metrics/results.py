@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of a test: the table as CSV, and as JSON together with what is needed to read or repeat it.
+"""The files of a test: the table as CSV, and as JSON together with a description of the run.
 
-The JSON file names model, data, seed, versions and time.
+The description is what a reader needs to understand or repeat the numbers: model, data, seed, versions and time.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ CSV_NAME = "category_metrics.csv"
 JSON_NAME = "category_metrics.json"
 
 _DATAMODULE_SETTINGS = ("name", "root", "train_batch_size", "eval_batch_size", "balance")
-#: Of a merged datamodule these are true of its parts only.
+#: A merged datamodule has no value of its own for these; its parts have.
 _SPLIT_SETTINGS = ("root", "test_split_mode", "test_split_ratio", "val_split_mode", "val_split_ratio", "seed")
 _TRAINER_SETTINGS = ("max_epochs", "current_epoch", "global_step", "precision", "world_size", "ckpt_path")
 
 
 def save_results(folder: str | Path, report: CategoryReport, run: Mapping[str, Any]) -> None:
-    """Write both files; a full or read-only disk must not take the printed and returned metrics along.
+    """Write both files; a full or read-only disk is logged, so that printed and returned metrics are not lost with it.
 
     Args:
         folder: Folder of the run; existing files in it are replaced.
-        report: What was measured.
-        run: What :func:`describe_run` returns.
+        report: The report of the test.
+        run: The description of the run, see :func:`describe_run`.
     """
     results = plain({"metrics": report.to_dict(), **run})
 
@@ -94,8 +94,8 @@ def _describe_data(datamodule: object) -> dict[str, Any] | None:
     }
 
 
-def _settings(thing: object, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+def _settings(datamodule: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(datamodule, name) for name in names if hasattr(datamodule, name)}
 
 
 def _parts(datamodule: object) -> Mapping[str, object]:

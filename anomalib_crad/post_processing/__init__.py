@@ -3,19 +3,33 @@
 """Thresholds that a person understands, for any anomalib model.
 
 ``CategoryPostProcessor`` goes where anomalib takes a ``PostProcessor``. ``write_thresholds`` and ``read_thresholds``
-carry the thresholds of categories in an exported model.
+store the thresholds of categories in an exported model; they live in ``export`` and are resolved on first use, because
+that room uses this one.
 """
 
-from anomalib_crad.export.thresholds import ExportedThresholds, read_thresholds, write_thresholds
+from importlib import import_module
+from typing import Any
+
 from anomalib_crad.post_processing.category_post_processor import CategoryPostProcessor
 from anomalib_crad.post_processing.report import ThresholdReport
-from anomalib_crad.post_processing.thresholds import Thresholds
+from anomalib_crad.post_processing.thresholds import LevelThresholds, Threshold, Thresholds
 
 __all__ = [
     "CategoryPostProcessor",
-    "ExportedThresholds",
+    "ExportedThresholds",  # noqa: F822
+    "LevelThresholds",
+    "Threshold",
     "ThresholdReport",
     "Thresholds",
-    "read_thresholds",
-    "write_thresholds",
+    "read_thresholds",  # noqa: F822
+    "write_thresholds",  # noqa: F822
 ]
+
+_EXPORTED = ("ExportedThresholds", "read_thresholds", "write_thresholds")
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
+    if name not in _EXPORTED:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module("anomalib_crad.export.thresholds"), name)

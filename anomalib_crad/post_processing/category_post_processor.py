@@ -1,35 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds by a stated rule, for all images together or for each category, in place of anomalib's adaptive one.
+"""Thresholds by a stated rule, for all images together or for each category, instead of anomalib's adaptive one.
 
-Goes where anomalib takes a ``PostProcessor``, in any model, and differs in three ways: the threshold follows a rule
-that the user states, scores for display are squashed instead of cut, so that no order is turned round, and a
-validation needs memory for counts of pixels only. Here is what anomalib's engine calls; ``thresholding`` has the
-arithmetic.
+Any anomalib model takes it as its ``PostProcessor``. It differs from anomalib's in three ways: the threshold follows a
+rule that the user states, scores for display are squashed instead of clamped, so that no order is reversed, and a
+validation keeps counts of pixels instead of pixels. This file holds the hooks that anomalib's engine calls;
+``thresholding`` holds the arithmetic.
 """
 
 from typing import Any
 
 import rich
-from anomalib.data import Batch
 from lightning import LightningModule, Trainer
 
 from anomalib_crad.post_processing.epoch_scores import EpochScores, find_thresholds
 from anomalib_crad.post_processing.report import ThresholdReport, save_report, threshold_report
 from anomalib_crad.post_processing.rules import ThresholdRule, check_rate, check_rule
 from anomalib_crad.post_processing.thresholding import _ThresholdingPostProcessor
-from anomalib_crad.recording.batch_categories import BatchCategories
 from anomalib_crad.recording.categories import ONLY_CATEGORY
+from anomalib_crad.recording.recorder import PredictionRecorder
 
 
 class CategoryPostProcessor(_ThresholdingPostProcessor):
     """Call images and pixels anomalous by a threshold that a person can state, one for all or one per category.
 
-    Thresholds are found at the end of each validation epoch; the last one counts. What is above its threshold is
+    Thresholds are found at the end of each validation epoch; the last epoch counts. Scores above the threshold are
     anomalous. Scores for display are squashed into (0, 1) with the threshold at 0.5 and the usual normal image at 0.25;
-    no order is turned round (with ``per_category``: none within a category). In a test and a prediction by anomalib's
-    engine the category comes from the dataset; exported models use the pooled threshold and carry the others as
-    metadata. A test ends with a table and ``thresholds.csv`` in the folder of the run.
+    no order is reversed (with ``per_category``: within a category). In a test and a prediction by anomalib's engine
+    the category comes from the dataset; exported models use the pooled threshold and hold the others as metadata. A
+    test ends with a table and ``thresholds.csv`` in the folder of the run.
 
     Args:
         rule (str, optional): How thresholds are found. ``best_f1``: highest F1 score, as in anomalib.
@@ -37,9 +36,9 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
             ``target`` of them lies. ``recall``: the best precision with at least the recall ``target``. ``precision``:
             the best recall with at least the precision ``target``. A rule that needs anomalous images falls back to a
             false-alarm rate of 0.01 where there are none. Defaults to ``"best_f1"``.
-        target (float | None, optional): What the rule aims at. Defaults to ``None``: 0.01 for ``false_alarm_rate``,
-            0.95 for ``recall`` and ``precision``; ``best_f1`` has none.
-        per_category (bool, optional): Find and use a threshold for each category, too. Defaults to ``False``.
+        target (float | None, optional): Target of the rule. Defaults to ``None``: 0.01 for ``false_alarm_rate``, 0.95
+            for ``recall`` and ``precision``; ``best_f1`` has none.
+        per_category (bool, optional): Find and use a threshold for each category too. Defaults to ``False``.
         pixel_false_alarm_rate (float, optional): Share of the pixels of normal images above the threshold for pixels,
             with the rule ``false_alarm_rate`` and where no pixel is known to be anomalous. Defaults to ``0.001``.
         enable_normalization (bool, optional): Squash scores; raw scores otherwise. Defaults to ``True``.
@@ -51,8 +50,8 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
         pixel_sensitivity (float, optional): The same for pixels. Defaults to ``0.5``.
 
     Attributes:
-        report (ThresholdReport | None): What the thresholds did to the last test set, or ``None`` before the first.
-        validated_categories (tuple[str, ...]): Names of the categories in which thresholds were found, pooled or own.
+        report (ThresholdReport | None): False alarms and misses of the last test, or ``None`` before the first.
+        validated_categories (tuple[str, ...]): Names of the categories in the last validation set.
 
     Raises:
         ValueError: If a rule is unknown, or a number is out of its range.
@@ -90,7 +89,6 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
         self.pixel_false_alarm_rate = pixel_false_alarm_rate
         self.report: ThresholdReport | None = None
         self.validated_categories: tuple[str, ...] = ()
-        self._batch_categories = BatchCategories()
         self._scores = EpochScores()
 
     @property
@@ -98,49 +96,26 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
         own = ("rule", "target", "per_category", "pixel_false_alarm_rate", "validated_categories")
         return (*super()._checkpoint_config_keys, *own)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to keep scores.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make sure that the trainer has a recorder."""
+        super().setup(trainer, pl_module, stage)
+        PredictionRecorder.of(trainer)
 
-        Args:
-            trainer: The trainer of the run.
-            pl_module: Unused.
-        """
-        del pl_module
-        self._begin(trainer, trainer.val_dataloaders, EpochScores())
+    def on_validation_epoch_start(self, trainer: Trainer, *_args: object, **_kwargs: object) -> None:
+        """Begin to collect scores and pixels."""
+        self._scores = EpochScores()
+        if self._finds_thresholds(trainer):
+            PredictionRecorder.of(trainer).request(maps=True)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the image scores of a batch and count its pixels.
+    def on_validation_batch_end(self, trainer: Trainer, *_args: object, **_kwargs: object) -> None:
+        """Keep the image scores of a batch and count its pixels."""
+        if self._finds_thresholds(trainer):
+            self._collect(trainer)
 
-        Args:
-            trainer: The trainer of the run.
-            pl_module: Unused.
-            outputs: What ``validation_step`` returned: the batch with raw predictions.
-            batch: Unused.
-            batch_idx: Unused.
-            dataloader_idx: Which of the epoch's dataloaders the batch comes from.
-        """
-        del pl_module, batch, batch_idx
-        if _counts(trainer) and (self.enable_thresholding or self.enable_normalization):
-            self._record(outputs, self._batch_categories.of(outputs, dataloader_idx), dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find thresholds in what the epoch brought; an epoch that brought nothing changes nothing.
-
-        Args:
-            trainer: The trainer of the run.
-            pl_module: Unused.
-        """
-        del pl_module
+    def on_validation_epoch_end(self, trainer: Trainer, *_args: object, **_kwargs: object) -> None:
+        """Find thresholds in the scores of the epoch; an epoch without scores changes nothing."""
         scores = self._finish()
-        if not scores.categories or not _counts(trainer):
+        if not scores.categories or trainer.sanity_checking:
             return
         self.validated_categories = tuple(sorted(set(scores.categories) - {ONLY_CATEGORY}))
         self.thresholds = find_thresholds(
@@ -152,59 +127,31 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
             warn=self._warn,
         )
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to keep image scores.
-
-        Args:
-            trainer: The trainer of the run.
-            pl_module: Unused.
-        """
-        del pl_module
+    def on_test_epoch_start(self, trainer: Trainer, *_args: object, **_kwargs: object) -> None:
+        """Begin to collect image scores."""
         self.report = None
-        self._begin(trainer, trainer.test_dataloaders, EpochScores(pixels=False))
+        self._scores = EpochScores(count_pixels=False)
+        PredictionRecorder.of(trainer).request(maps=False)
 
     def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        outputs: Any,
+        *_args: object,
+        **_kwargs: object,  # noqa: ANN401
     ) -> None:
-        """Keep the raw image scores of a batch, then post-process it.
+        """Keep the raw image scores of a batch, then post-process it."""
+        del pl_module
+        self._collect(trainer)
+        self._post_process(outputs, PredictionRecorder.of(trainer).categories)
 
-        Args:
-            trainer: Unused.
-            pl_module: Unused.
-            outputs: What ``test_step`` returned: the batch with raw predictions.
-            batch: Unused.
-            batch_idx: Unused.
-            dataloader_idx: Which of the epoch's dataloaders the batch comes from.
-        """
-        del trainer, pl_module, batch, batch_idx
-        categories = self._batch_categories.of(outputs, dataloader_idx)
-        self._record(outputs, categories, dataloader_idx)
-        self._post_process(outputs, categories)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count what the thresholds did to the images of all processes.
-
-        Args:
-            trainer: Unused.
-            pl_module: Unused.
-        """
-        del trainer, pl_module
+    def on_test_epoch_end(self, *_args: object, **_kwargs: object) -> None:
+        """Count false alarms and misses in the images of all processes."""
         self.report = threshold_report(self._finish().categories, self.thresholds, self.image_sensitivity)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table, once the progress bar is closed, and write the file.
-
-        Args:
-            trainer: The trainer of the run.
-            pl_module: Unused.
-        """
-        del pl_module
+    def on_test_end(self, trainer: Trainer, *_args: object, **_kwargs: object) -> None:
+        """Print the table, once the progress bar is closed, and write the file."""
         if self.report is None or not self.enable_thresholding or not trainer.is_global_zero:
             return
         if trainer.test_loop.verbose:
@@ -213,78 +160,32 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by one of its connectors
             save_report(trainer.default_root_dir, self.report)
 
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learn which image is of which category.
-
-        Args:
-            trainer: The trainer of the run.
-            pl_module: Unused.
-        """
-        del pl_module
-        self._begin(trainer, trainer.predict_dataloaders, EpochScores())
-
     def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        outputs: Any,
+        *_args: object,
+        **_kwargs: object,  # noqa: ANN401
     ) -> None:
-        """Post-process a batch.
+        """Post-process a batch, each image by the thresholds of its category."""
+        del pl_module
+        self._post_process(outputs, PredictionRecorder.of(trainer).categories)
 
-        Args:
-            trainer: Unused.
-            pl_module: Unused.
-            outputs: What ``predict_step`` returned: the batch with raw predictions.
-            batch: Unused.
-            batch_idx: Unused.
-            dataloader_idx: Which of the epoch's dataloaders the batch comes from.
-        """
-        del trainer, pl_module, batch, batch_idx
-        self._post_process(outputs, self._batch_categories.of(outputs, dataloader_idx))
+    def on_exception(self, *_args: object, **_kwargs: object) -> None:
+        """Forget an epoch that stops in the middle."""
+        self._scores = EpochScores()
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the datasets.
+    def _finds_thresholds(self, trainer: Trainer) -> bool:
+        """Tell whether a validation finds thresholds; a sanity check has too few batches for that."""
+        return not trainer.sanity_checking and (self.enable_thresholding or self.enable_normalization)
 
-        Args:
-            trainer: Unused.
-            pl_module: Unused.
-        """
-        del trainer, pl_module
-        self._forget()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Forget an epoch that stops in the middle.
-
-        Args:
-            trainer: Unused.
-            pl_module: Unused.
-            exception: Unused.
-        """
-        del trainer, pl_module, exception
-        self._forget()
-
-    def _begin(self, trainer: Trainer, dataloaders: object, scores: EpochScores) -> None:
-        self._batch_categories.start(trainer, dataloaders)
-        self._scores = scores
-
-    def _record(self, batch: Batch, categories: list[str], dataloader_idx: int) -> None:
-        self._scores.add(batch, categories, self._batch_categories.first_time(batch, dataloader_idx))
+    def _collect(self, trainer: Trainer) -> None:
+        for category, image in PredictionRecorder.of(trainer).new_records:
+            self._scores.add(category, image)
 
     def _finish(self) -> EpochScores:
         """End an epoch and return the scores of all processes."""
-        scores = self._scores
-        self._forget()
+        scores, self._scores = self._scores, EpochScores()
         scores.gather()
         return scores
-
-    def _forget(self) -> None:
-        self._batch_categories.stop()
-        self._scores = EpochScores()
-
-
-def _counts(trainer: Trainer | None) -> bool:
-    """Tell whether a validation is a real one; the few batches of a sanity check say nothing."""
-    return not getattr(trainer, "sanity_checking", False)

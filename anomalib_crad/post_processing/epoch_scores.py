@@ -1,32 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an epoch leaves behind to find thresholds from, or to count what they do: image scores, and counts of pixels.
+"""Scores that an epoch collects, to find thresholds from or to count what thresholds do.
 
-Scores of images are kept, pixels are counted (see ``score_table``), both by category. After the epoch the parts of all
-processes are put together and the rules applied, to each category and to all of them pooled.
+Image scores are kept and pixels are counted (see ``score_table``), both by category. After the epoch the scores of all
+processes are merged, and the rules are applied to each category and to all categories pooled.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import distributed
 
 from anomalib_crad.post_processing.rules import DEFAULT_TARGETS, Finding, find_threshold
 from anomalib_crad.post_processing.score_table import PixelCounts, ScoreTable
 from anomalib_crad.post_processing.thresholds import LevelThresholds, Thresholds
 from anomalib_crad.recording.categories import ONLY_CATEGORY
-from anomalib_crad.recording.processes import several_processes
+from anomalib_crad.recording.processes import gather_everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from anomalib.data import Batch
     from numpy.typing import NDArray
+
+    from anomalib_crad.recording.records import ImageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -47,38 +46,39 @@ class CategoryScores:
     pixels: PixelCounts = field(default_factory=PixelCounts)
     not_finite: int = 0
 
-    def add(
-        self,
-        score: float | None,
-        anomalous: bool,
-        anomaly_map: NDArray[np.float32] | None,
-        mask: NDArray[np.bool_] | None,
-    ) -> None:
+    def add(self, image: ImageRecord, *, count_pixels: bool = True) -> None:
         """Add an image.
 
         Args:
-            score: Raw image score, or ``None`` if there is none.
-            anomalous: Its label.
-            anomaly_map: Raw anomaly map, H x W, or ``None`` if there is none.
-            mask: Its ground truth, H x W, or ``None`` if there is none.
+            image: Raw prediction and ground truth.
+            count_pixels: Whether to count its pixels too. Defaults to ``True``.
         """
-        if score is not None:
-            self.scores.append(score)
-            self.labels.append(anomalous)
-        # An anomalous image with an empty mask has not been annotated: which of its pixels are normal, nobody knows.
-        if anomaly_map is not None and not anomalous:
-            self.pixels.add(anomaly_map, np.full(anomaly_map.shape, PixelCounts.OF_NORMAL_IMAGES, np.int32))
-        elif anomaly_map is not None and mask is not None and mask.any():
-            self.pixels.add(anomaly_map, np.where(mask, PixelCounts.ANOMALOUS, PixelCounts.NORMAL))
-        finite = (score is None or np.isfinite(score)) and (anomaly_map is None or bool(np.isfinite(anomaly_map).all()))
+        if image.score is not None:
+            self.scores.append(image.score)
+            self.labels.append(image.anomalous)
+        finite = image.score is None or bool(np.isfinite(image.score))
+        if count_pixels and image.anomaly_map is not None:
+            finite = finite and bool(np.isfinite(image.anomaly_map).all())
+            self._count_pixels(image.anomaly_map, image.mask, image.anomalous)
         self.not_finite += not finite
+
+    def _count_pixels(self, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None, anomalous: bool) -> None:
+        """Count the pixels of an image by score and kind."""
+        if not anomalous:
+            self.pixels.add(anomaly_map, np.full(anomaly_map.shape, PixelCounts.OF_NORMAL_IMAGES, np.int32))
+        # An anomalous image with an empty mask is not annotated, so nobody knows which of its pixels are normal.
+        elif mask is not None and mask.any():
+            self.pixels.add(anomaly_map, np.where(mask, PixelCounts.ANOMALOUS, PixelCounts.NORMAL))
 
     @classmethod
     def sum(cls, parts: Iterable[CategoryScores]) -> CategoryScores:
-        """Return the scores of several together, none of which is changed.
+        """Merge several into a new one.
 
         Args:
-            parts: Scores of different images.
+            parts: Scores of different images; not changed.
+
+        Returns:
+            The scores of all of them.
         """
         parts = list(parts)
         return cls(
@@ -93,66 +93,31 @@ class EpochScores:
     """Scores of an epoch by category.
 
     Args:
-        pixels: Count pixels too. Defaults to ``True``.
+        count_pixels: Whether to count pixels too. Defaults to ``True``.
 
     Attributes:
         categories (dict[str, CategoryScores]): Scores of each category.
     """
 
-    def __init__(self, pixels: bool = True) -> None:
-        self._pixels = pixels
+    def __init__(self, count_pixels: bool = True) -> None:
+        self._count_pixels = count_pixels
         self.categories: dict[str, CategoryScores] = {}
 
-    def add(self, batch: Batch, categories: Sequence[str], chosen: Sequence[bool]) -> None:
-        """Add a batch of B images; one without labels is left out.
+    def add(self, category: str, image: ImageRecord) -> None:
+        """Add an image.
 
         Args:
-            batch: Raw predictions and ground truth.
-            categories: Category of each image, B.
-            chosen: Whether to add each image, B.
-
-        Raises:
-            ValueError: If maps and masks differ in size.
+            category: Name of its category.
+            image: Raw prediction and ground truth.
         """
-        if batch.gt_label is None:
-            return
-        labels = torch.as_tensor(batch.gt_label).reshape(-1).tolist()
-        scores = _numpy(batch.pred_score, torch.float32)
-        maps, masks = _pixels_of(batch) if self._pixels else (None, None)
-        for i, category in enumerate(categories):
-            if not chosen[i]:
-                continue
-            self.categories.setdefault(category, CategoryScores()).add(
-                None if scores is None else float(scores.flat[i]),
-                bool(labels[i]),
-                None if maps is None else maps[i],
-                None if masks is None else masks[i],
-            )
+        self.categories.setdefault(category, CategoryScores()).add(image, count_pixels=self._count_pixels)
 
     def gather(self) -> None:
-        """Put the scores of all processes together, in all of them."""
-        if several_processes():
-            parts: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(parts, self.categories)
+        """Merge the scores of all processes, in each of them."""
+        parts = gather_everywhere(self.categories)
+        if len(parts) > 1:
             names = sorted(set().union(*parts))
             self.categories = {name: CategoryScores.sum(part[name] for part in parts if name in part) for name in names}
-
-
-def _pixels_of(batch: Batch) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_] | None]:
-    """Return maps and masks, B x H x W each, or ``None`` for what the batch lacks."""
-    maps = _numpy(batch.anomaly_map, torch.float32)
-    masks = _numpy(getattr(batch, "gt_mask", None), torch.bool)
-    if maps is not None:
-        maps = maps.reshape(-1, *maps.shape[-2:])
-    if maps is not None and masks is not None:
-        masks = masks.reshape(-1, *masks.shape[-2:])
-        if maps.shape != masks.shape:
-            msg = (
-                f"anomaly_map {maps.shape} and gt_mask {masks.shape} differ in size, so no threshold for pixels can be "
-                "found. Make the model return maps of its input size, or resize both in its PreProcessor."
-            )
-            raise ValueError(msg)
-    return maps, masks
 
 
 def find_thresholds(
@@ -163,16 +128,16 @@ def find_thresholds(
     per_category: bool,
     warn: Callable[[str], None] = logger.warning,
 ) -> Thresholds:
-    """Find the pooled thresholds and, if wished, those of each category.
+    """Find the pooled thresholds and, on request, those of each category.
 
     Args:
         categories: Scores of each category.
         rule: Name of the rule.
-        target: What it aims at, or ``None`` for its default.
-        pixel_false_alarm_rate: Share of pixels of normal images above the threshold, where the rule is
+        target: The rule's target, or ``None`` for its default.
+        pixel_false_alarm_rate: Share of the pixels of normal images above the threshold, used where the rule is
             ``false_alarm_rate`` or no pixel is known to be anomalous.
         per_category: Whether to find thresholds for each category too.
-        warn: Takes each sentence about a wish that could not be fulfilled. Defaults to the module's logger.
+        warn: Called with one sentence for each target that could not be met. Defaults to the module's logger.
 
     Returns:
         The thresholds.
@@ -186,10 +151,10 @@ def find_thresholds(
         return LevelThresholds(*(None if finding is None else finding.threshold for finding in (image, pixel)))
 
     pooled = find("all images pooled", CategoryScores.sum(categories.values()))
-    # Images of no known category make up one category of that name, which is the pooled one again.
-    told = per_category and set(categories) != {ONLY_CATEGORY}
-    own = {name: find(name, categories[name]) for name in sorted(categories)} if told else {}
-    _tell_problems(findings, warn)
+    # Images without a known category form the category ONLY_CATEGORY; its threshold would repeat the pooled one.
+    known = per_category and set(categories) != {ONLY_CATEGORY}
+    own = {name: find(name, categories[name]) for name in sorted(categories)} if known else {}
+    _report_problems(findings, warn)
     broken = {name: scores.not_finite for name, scores in sorted(categories.items()) if scores.not_finite}
     if broken:
         counts = ", ".join(f"{name}: {count}" for name, count in broken.items())
@@ -211,7 +176,7 @@ def _find_image(scores: CategoryScores, rule: str, target: float | None) -> Find
 
 
 def _find_pixel(scores: CategoryScores, rule: str, target: float | None, rate: float) -> Finding | None:
-    """Find the threshold of pixels, or ``None`` if there are no maps that tell anything."""
+    """Find the threshold of pixels, or ``None`` if no map can be used."""
     labelled = scores.pixels.labelled()
     if rule != "false_alarm_rate" and labelled.anomalies:
         return find_threshold(labelled, rule, target, "pixels")
@@ -221,18 +186,11 @@ def _find_pixel(scores: CategoryScores, rule: str, target: float | None, rate: f
     return find_threshold(of_normal_images, "false_alarm_rate", rate, "pixels")
 
 
-def _tell_problems(findings: Sequence[tuple[str, Finding]], warn: Callable[[str], None]) -> None:
-    """Say each problem once, with the categories that have it."""
+def _report_problems(findings: Sequence[tuple[str, Finding]], warn: Callable[[str], None]) -> None:
+    """Warn of each problem once, with the categories that have it."""
     names: dict[str, list[str]] = {}
     for name, finding in findings:
         if finding.problem:
             names.setdefault(finding.problem, []).append(f"{name} ({finding.detail})" if finding.detail else name)
     for problem, having in names.items():
         warn(f"Threshold of {', '.join(having)}: {problem}.")
-
-
-def _numpy(tensor: torch.Tensor | None, dtype: torch.dtype) -> NDArray[Any] | None:
-    """Return values on the CPU, or ``None`` for ``None``."""
-    if tensor is None:
-        return None
-    return tensor.detach().as_subclass(torch.Tensor).to("cpu", dtype).numpy()

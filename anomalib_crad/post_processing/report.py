@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What thresholds do to a test set: false alarms and misses of each category, as a table and as a file.
+"""False alarms and misses of a test by category, as a table and as a file.
 
-The rows of categories show what was given out: each category's own threshold where it has one. The last row shows one
-threshold for all, so that the two can be compared.
+The rows of categories use the thresholds that gave the labels: each category's own where it has one. The last row uses
+one threshold for all, so that the two can be compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from anomalib_crad.files import try_to_write, write_rows
 from anomalib_crad.post_processing.epoch_scores import CategoryScores
-from anomalib_crad.post_processing.squash import unsquash
+from anomalib_crad.post_processing.thresholds import unsquash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ POOLED = "pooled"
 
 @dataclass(frozen=True)
 class ThresholdResult:
-    """What one threshold does to the images of one category.
+    """The effect of one threshold on the images of one category.
 
     Attributes:
         category: Name of the category.
@@ -57,12 +57,12 @@ class ThresholdResult:
 
     @classmethod
     def of(cls, category: str, threshold: float, scores: Sequence[float], labels: Sequence[bool]) -> ThresholdResult:
-        """Count what a threshold does.
+        """Count false alarms and misses of a threshold.
 
         Args:
             category: Name of the category.
             threshold: Raw score above which an image is called anomalous.
-            scores: Raw image scores; one that is NaN is above nothing.
+            scores: Raw image scores; NaN counts as not above.
             labels: Whether each image is anomalous.
 
         Returns:
@@ -85,11 +85,11 @@ class ThresholdResult:
 
 @dataclass(frozen=True)
 class ThresholdReport:
-    """What thresholds do to a test set.
+    """The effect of thresholds on a test set.
 
     Attributes:
         categories: One result a category, in the order in which they are shown.
-        pooled: Result of the images of all categories under the pooled threshold.
+        pooled: Result of the images of all categories with the pooled threshold.
     """
 
     categories: tuple[ThresholdResult, ...]
@@ -134,11 +134,11 @@ def threshold_report(
     thresholds: Thresholds,
     sensitivity: float = 0.5,
 ) -> ThresholdReport | None:
-    """Count what thresholds do to the images of a test.
+    """Count false alarms and misses of a test.
 
     Args:
         categories: Raw image scores and labels of each category.
-        thresholds: The thresholds; a category without its own gets the pooled one.
+        thresholds: The thresholds; the pooled one is used for a category without its own.
         sensitivity: Images are anomalous above ``1 - sensitivity`` on the squashed scale. Defaults to ``0.5``.
 
     Returns:
@@ -160,17 +160,17 @@ def threshold_report(
 
 
 def save_report(folder: str | Path, report: ThresholdReport) -> None:
-    """Write the file; a full or read-only disk must not take the printed table along.
+    """Write the file; a full or read-only disk is logged, so that the printed table is not lost with it.
 
     Args:
         folder: Folder of the run; an existing file in it is replaced.
-        report: What was counted.
+        report: The report of the test.
     """
     try_to_write(Path(folder) / CSV_NAME, report.to_csv, "Thresholds of each category")
 
 
 def _raw(threshold: Threshold, sensitivity: float) -> float:
-    """Return the raw score above which an image is called anomalous at a sensitivity."""
+    """Return the raw score above which an image is called anomalous at the given sensitivity."""
     numbers = (
         torch.tensor(value, dtype=torch.float64) for value in (1 - sensitivity, threshold.value, threshold.scale)
     )

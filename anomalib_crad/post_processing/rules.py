@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rules by which a threshold is found. An element is called anomalous if its score is *above* the threshold.
+"""The rules that find a threshold. An element is called anomalous if its score is *above* the threshold.
 
-Pure functions from counts of scores to a threshold, the same for images and pixels. A wish that the data cannot fulfil
-gives the nearest threshold and a sentence that says so, never an exception: rules run at the end of a training.
+Pure functions from counts of scores to a threshold, the same for images and pixels. If the data cannot meet a target,
+the result is the nearest threshold and a sentence that says so, never an exception: rules run at the end of a training.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from anomalib_crad.post_processing.thresholds import Threshold
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -20,33 +22,20 @@ if TYPE_CHECKING:
 
 ThresholdRule = Literal["best_f1", "false_alarm_rate", "recall", "precision"]
 
-#: What a rule aims at where the user does not say.
+#: Target of a rule where the user gives none.
 DEFAULT_TARGETS: dict[str, float] = {"false_alarm_rate": 0.01, "recall": 0.95, "precision": 0.95}
 
-# 0.29 * 100 is a little less than 29 in floating point.
+# In floating point 0.29 * 100 is a little less than 29.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """A threshold on raw scores.
-
-    Attributes:
-        value: An element is anomalous if its score is above this.
-        scale: Usual distance of a normal score from it, above 0; see ``squash``.
-    """
-
-    value: float
-    scale: float
-
-
-@dataclass(frozen=True)
 class Finding:
-    """What a rule found.
+    """The result of a rule.
 
     Attributes:
         threshold: The threshold.
-        problem: Why it is not what was wished for, as the end of a sentence, or an empty string.
+        problem: Why it does not meet the target, as the end of a sentence; empty if it does.
         detail: The number behind the problem.
     """
 
@@ -56,14 +45,14 @@ class Finding:
 
 
 def check_rule(rule: str, target: float | None) -> None:
-    """Reject what is no rule, and a target that its rule cannot have.
+    """Reject an unknown rule, and a target that its rule cannot have.
 
     Args:
         rule: Name of a rule.
-        target: What it aims at, or ``None`` for the default.
+        target: The rule's target, or ``None`` for the default.
 
     Raises:
-        ValueError: Naming the argument and its value.
+        ValueError: If either is invalid; names the argument and its value.
     """
     if rule not in get_args(ThresholdRule):
         msg = f"rule must be one of {', '.join(get_args(ThresholdRule))}, got {rule!r}."
@@ -81,14 +70,14 @@ def check_rule(rule: str, target: float | None) -> None:
 
 
 def check_rate(name: str, rate: float) -> None:
-    """Reject what is no false-alarm rate.
+    """Reject a value that is not a false-alarm rate.
 
     Args:
         name: Name of the argument.
         rate: Its value.
 
     Raises:
-        ValueError: Naming the argument and its value.
+        ValueError: If it is out of range; names the argument and its value.
     """
     if not 0 <= rate < 1:
         msg = f"{name} is a false-alarm rate and must be at least 0 and below 1, got {rate}."
@@ -109,11 +98,11 @@ def find_threshold(table: ScoreTable, rule: str, target: float | None = None, un
     Args:
         table: Counts of scores with at least one element; the last three rules need anomalous ones.
         rule: Name of the rule.
-        target: What it aims at. Defaults to ``None``: see ``DEFAULT_TARGETS``.
-        unit: What the elements are, for messages. Defaults to ``"images"``.
+        target: The rule's target. Defaults to ``None``: see ``DEFAULT_TARGETS``.
+        unit: Name of the elements, for messages. Defaults to ``"images"``.
 
     Returns:
-        The threshold, and what is wrong with it.
+        The threshold, and its problem if there is one.
 
     Raises:
         ValueError: If the table is empty, or the rule needs anomalous elements and there are none.
@@ -162,7 +151,7 @@ def _at_false_alarm_rate(table: ScoreTable, rate: float, unit: str) -> Finding:
 
 
 class _Curve:
-    """Precision and recall of the K + 1 thresholds that differ: below all rows, between two, above all."""
+    """Precision and recall of the K + 1 distinct thresholds: below all rows, between two rows, above all rows."""
 
     def __init__(self, table: ScoreTable) -> None:
         self._table = table
@@ -173,7 +162,7 @@ class _Curve:
         self.f1 = 2 * found / (found + false_alarms + table.anomalies)
 
     def threshold(self, index: int) -> Threshold:
-        """Return a threshold by its number, from the lowest."""
+        """Return a threshold by its index, counted from the lowest."""
         low, high = self._table.low, self._table.high
         if index == 0:
             return _scaled(self._table, _below(low[0]))
@@ -181,34 +170,35 @@ class _Curve:
             return _scaled(self._table, float(high[-1]))
         under, over = high[index - 1], low[index]
         middle = np.float32((float(under) + float(over)) / 2)
-        # Between neighbouring floats there is none, and rounding may go up.
+        # There is no float32 between two neighbours, and rounding may go up to the higher one.
         return _scaled(self._table, float(middle if middle < over else under))
 
 
 def _at_or_above(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum counts of each row and all above, and of none."""
+    """Return for each row the count of it and all rows above; the last entry is 0, for a threshold above all rows."""
     return np.append(np.cumsum(counts[::-1])[::-1], 0)
 
 
 def _best(first: NDArray[np.floating], second: NDArray[np.floating]) -> int:
-    """Return the place of the highest value; among equal ones, that of the highest second value."""
+    """Return the index of the highest first value; among ties, the one with the highest second value."""
     ties = np.flatnonzero(first == first.max())
     return int(ties[np.argmax(second[ties])])
 
 
 def _below(score: np.float32) -> float:
-    """Return the float32 below a score."""
+    """Return the next float32 below a score."""
     return float(np.nextafter(score, np.float32(-np.inf)))
 
 
 def _scaled(table: ScoreTable, value: float) -> Threshold:
-    """Add the scale: the median distance of normal scores from the threshold, or of all where none is normal."""
+    """Add the scale: the median distance of normal scores from the threshold, or of all scores if none is normal."""
     counts = table.normal if table.normals else table.anomalous
     distances = np.abs((table.low.astype(np.float64) + table.high) / 2 - value)
     order = np.argsort(distances)
     seen = np.cumsum(counts[order])
     median = float(distances[order][np.searchsorted(seen, (seen[-1] + 1) // 2)])
-    # Where half of all scores are one and the same, any scale orders them; the value's own size is a natural one.
+    # The median is 0 if half of all scores equal the threshold. Any scale keeps their order then; the threshold's own
+    # magnitude is a natural choice.
     scale = median or abs(value) or 1.0
-    # A buffer holds threshold and scale as float32, and their sum must differ from the threshold.
+    # Buffers hold threshold and scale as float32, and their sum must differ from the threshold.
     return Threshold(value, max(scale, 4 * float(np.spacing(np.float32(abs(value))))))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How many normal and anomalous elements have which score: all that a rule for thresholds needs to know.
+"""Numbers of normal and anomalous elements by score: all that a rule for thresholds needs.
 
-Image scores are few and are counted one distinct score a row. A validation set has tens of millions of pixels, which
-anomalib keeps and sorts; ``PixelCounts`` counts them image by image in rows as narrow as 1/2048 of the score, so that a
-category takes at most 25 MB, usually less than one, whatever the number of images. Rows are cut by the bits of the
-float: no range has to be known beforehand, any unit will do, and counts of several processes or categories add up.
+Image scores are few, so each distinct score gets a row of its own. A validation set has tens of millions of pixels,
+which anomalib keeps and sorts; ``PixelCounts`` counts them image by image in rows as narrow as 1/2048 of the score, so
+that a category takes at most 25 MB, usually less than one, whatever the number of images. The bits of the float define
+the rows, so no range has to be known beforehand, any unit will do, and counts of several processes or categories can be
+added.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Bits of a float32 that tell no rows apart: 11 of the 23 bits of a mantissa are kept.
+#: Lowest bits of a float32, which rows ignore: 11 of the 23 bits of a mantissa are kept.
 DROPPED_BITS = 12
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Counts by score, K rows with rising scores.
+    """Counts by score, in K rows of ascending scores.
 
     Attributes:
         low: Lowest score that a row may hold, float32, K.
@@ -43,10 +44,10 @@ class ScoreTable:
 
     @classmethod
     def of(cls, scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> ScoreTable:
-        """Count scores exactly, one row for each distinct one.
+        """Count scores exactly, one row for each distinct score.
 
         Args:
-            scores: Raw scores, N; what is not finite is left out.
+            scores: Raw scores, N; values that are not finite are left out.
             labels: True where the element is anomalous, N.
 
         Returns:
@@ -69,9 +70,9 @@ class ScoreTable:
 
 
 class PixelCounts:
-    """Counts of pixels by score and kind, kept as a block of rows that grows to both sides.
+    """Counts of pixels by score and kind, in a block of rows that grows at both ends.
 
-    Kinds are pixels of normal images, normal pixels of anomalous images, and anomalous pixels.
+    The kinds are pixels of normal images, normal pixels of anomalous images, and anomalous pixels.
     """
 
     OF_NORMAL_IMAGES, NORMAL, ANOMALOUS = range(3)
@@ -85,7 +86,7 @@ class PixelCounts:
         """Count pixels.
 
         Args:
-            scores: Raw scores, of any shape; what is not finite is left out.
+            scores: Raw scores, of any shape; values that are not finite are left out.
             kinds: Kind of each pixel, of the same shape.
         """
         finite = np.isfinite(scores)
@@ -113,10 +114,13 @@ class PixelCounts:
 
     @classmethod
     def sum(cls, parts: Iterable[PixelCounts]) -> PixelCounts:
-        """Return the counts of several together, none of which is changed.
+        """Merge several into a new one.
 
         Args:
-            parts: Counts of different pixels.
+            parts: Counts of different pixels; not changed.
+
+        Returns:
+            The counts of all of them.
         """
         total = cls()
         for part in parts:
@@ -124,12 +128,12 @@ class PixelCounts:
         return total
 
     def of_normal_images(self) -> ScoreTable:
-        """Count the pixels of normal images alone; masks play no part."""
+        """Return the counts of the pixels of normal images alone; masks are not needed."""
         of_normal_images = self._counts[self.OF_NORMAL_IMAGES]
         return self._table(of_normal_images, np.zeros_like(of_normal_images))
 
     def labelled(self) -> ScoreTable:
-        """Count normal and anomalous pixels of all images that say which is which."""
+        """Return the counts of normal and anomalous pixels of all normal and all annotated anomalous images."""
         normal = self._counts[self.OF_NORMAL_IMAGES] + self._counts[self.NORMAL]
         return self._table(normal, self._counts[self.ANOMALOUS])
 
@@ -141,7 +145,7 @@ class PixelCounts:
         return ScoreTable(_to_floats(start), _to_floats(last), normal[used], anomalous[used])
 
     def _reach(self, first: int, last: int) -> None:
-        """Make the block hold the rows from first to last, both included."""
+        """Extend the block so that it holds the rows from first to last, both included."""
         width = self._counts.shape[1]
         if not width:
             self._first, self._counts = first, np.zeros((self._KINDS, last - first + 1), np.int64)
@@ -153,14 +157,14 @@ class PixelCounts:
 
 
 def _to_rows(scores: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Number the rows that scores belong to; both zeros share one."""
+    """Return the number of each score's row; both zeros share one."""
     bits = np.ascontiguousarray(scores, np.float32).view(np.int32)
-    # A float's bits without the sign rise with its size, so signed they rise with the float.
+    # Without the sign, the bits of a float increase with its magnitude; with the sign restored, with the float itself.
     ordered = bits if (bits >= 0).all() else np.where(bits < 0, -(bits & _MAGNITUDE), bits)
     return ordered >> DROPPED_BITS
 
 
 def _to_floats(ordered: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Turn ordered bits, as :func:`_to_rows` makes them, back into the scores they stand for."""
-    sizes = np.abs(ordered).astype(np.int32).view(np.float32)
-    return np.where(ordered < 0, -sizes, sizes)
+    """Turn ordered bits, as in :func:`_to_rows`, back into scores."""
+    magnitudes = np.abs(ordered).astype(np.int32).view(np.float32)
+    return np.where(ordered < 0, -magnitudes, magnitudes)

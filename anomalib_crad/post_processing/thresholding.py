@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The state and the arithmetic of a post-processor with several thresholds: squash, label, save and load.
+"""State and arithmetic of a post-processor with several thresholds: squash, label, save and load.
 
 Pooled thresholds are anomalib's own buffers, so state dicts have anomalib's keys and either class loads the other's
-checkpoint (anomalib's then calls the same images anomalous). Its range of normalisation holds our scale. Thresholds of
-categories have names that only the data knows; they travel as plain data beside the tensors.
+checkpoint (anomalib's then calls the same images anomalous). anomalib's range of normalisation stores our scale. The
+names of categories come from the data, so their thresholds are saved as plain data beside the tensors.
 """
 
 import logging
@@ -15,25 +15,25 @@ from anomalib.data import Batch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from torch import Tensor
 
-from anomalib_crad.post_processing.rules import Threshold
-from anomalib_crad.post_processing.squash import squash
 from anomalib_crad.post_processing.thresholds import (
     LevelThresholds,
+    Threshold,
     Thresholds,
     categories_from_plain,
     categories_to_plain,
+    squash,
     unknown_category,
 )
 
 logger = logging.getLogger(__name__)
 
 _CATEGORIES_KEY = "category_thresholds"
-#: anomalib normalises linearly over a range; this many scales wide, it agrees with ours at 0.25, 0.5 and 0.75.
+#: anomalib normalises linearly over a range. A range of this many scales agrees with ours at 0.25, 0.5 and 0.75.
 _RANGE_IN_SCALES = 4
 
 
 class _ThresholdingPostProcessor(PostProcessor):
-    """Squash scores and threshold them by given thresholds, pooled or of a category.
+    """Squash and threshold scores with given thresholds, pooled or of a category.
 
     Args:
         enable_normalization (bool, optional): Squash scores; raw scores otherwise. Defaults to ``True``.
@@ -68,7 +68,7 @@ class _ThresholdingPostProcessor(PostProcessor):
             pixel_sensitivity=pixel_sensitivity,
         )
         self._own_thresholds: dict[str, LevelThresholds] = {}
-        self._said: set[str] = set()
+        self._warnings: set[str] = set()
 
     @property
     def thresholds(self) -> Thresholds:
@@ -89,12 +89,12 @@ class _ThresholdingPostProcessor(PostProcessor):
         self._own_thresholds = dict(thresholds.categories)
 
     def _pooled_image(self) -> tuple[Tensor, Tensor]:
-        """Threshold and scale of images, of tensors only, so that they are part of an exported graph."""
+        """Return threshold and scale of images; operations on tensors only, so that an exported graph has them."""
         own_range, other_range = self.image_max - self.image_min, self.pixel_max - self.pixel_min
         return self.image_threshold, _scale(torch.where(self._image_threshold.isnan(), other_range, own_range))
 
     def _pooled_pixel(self) -> tuple[Tensor, Tensor]:
-        """Threshold and scale of pixels, as those of images."""
+        """Return threshold and scale of pixels, in the same way."""
         own_range, other_range = self.pixel_max - self.pixel_min, self.image_max - self.image_min
         return self.pixel_threshold, _scale(torch.where(self._pixel_threshold.isnan(), other_range, own_range))
 
@@ -104,7 +104,7 @@ class _ThresholdingPostProcessor(PostProcessor):
         Args:
             predictions: Raw predictions: scores of B images, or their anomaly maps, or both.
             category: Category of all these images, whose own thresholds are used. Defaults to ``None``: the pooled
-                ones, as in exported models.
+                thresholds, as in exported models.
 
         Returns:
             Squashed scores and maps, labels and masks.
@@ -146,7 +146,7 @@ class _ThresholdingPostProcessor(PostProcessor):
         self._post_process(batch, None if category is None else [category] * count)
 
     def _post_process(self, batch: Batch, categories: list[str] | None) -> None:
-        """Post-process a batch of images of several categories; one without thresholds gets the pooled ones."""
+        """Post-process images of several categories; the pooled thresholds serve a category without its own."""
         scores, maps = batch.pred_score, batch.anomaly_map
         squashed_scores = None if scores is None else self._squash_images(scores, categories)
         squashed_maps = None if maps is None else self._squash_pixels(maps, categories)
@@ -193,7 +193,7 @@ class _ThresholdingPostProcessor(PostProcessor):
             raise ValueError(unknown_category(category, self._own_thresholds))
 
     def _warn_without_threshold(self, threshold: Tensor) -> None:
-        # An exported graph can neither look at a value nor say anything.
+        # An exported graph can neither branch on a value nor log a message.
         if not torch.compiler.is_compiling() and bool(threshold.isnan()):
             self._warn(
                 "No validation has found thresholds: scores are returned raw, and labels and masks mean nothing. Run "
@@ -201,9 +201,9 @@ class _ThresholdingPostProcessor(PostProcessor):
             )
 
     def _warn(self, message: str) -> None:
-        """Say something, but only once."""
-        if message not in self._said:
-            self._said.add(message)
+        """Log a warning, each message only once."""
+        if message not in self._warnings:
+            self._warnings.add(message)
             logger.warning(message)
 
     def checkpoint_config(self) -> dict[str, Any]:
@@ -220,8 +220,8 @@ class _ThresholdingPostProcessor(PostProcessor):
         self._own_thresholds = categories_from_plain(config.get(_CATEGORIES_KEY, {}))
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        # A state dict's metadata holds what is no tensor. A key of its own would keep anomalib's post-processor, which
-        # `load_from_checkpoint` builds for most models, from loading the rest.
+        # The metadata of a state dict takes values that are not tensors. A new key in the state dict itself would keep
+        # anomalib's post-processor, which `load_from_checkpoint` builds for most models, from loading the rest.
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
         if metadata is not None:
@@ -235,18 +235,18 @@ class _ThresholdingPostProcessor(PostProcessor):
         *arguments: Any,  # noqa: ANN401
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)
-        # Tools that rebuild a state dict drop its metadata; then what `load_checkpoint_config` restored stays.
+        # Tools that rebuild a state dict drop its metadata; the thresholds from `load_checkpoint_config` stay then.
         if local_metadata:
             self._own_thresholds = categories_from_plain(local_metadata.get(_CATEGORIES_KEY, {}))
 
 
 def _scale(value_range: Tensor) -> Tensor:
-    """Turn a range into a scale; a range that is missing or empty, as another post-processor may save, into 1."""
+    """Turn a range into a scale. The scale of a missing or empty range, which anomalib's may save, is 1."""
     return torch.where(value_range > 0, value_range / _RANGE_IN_SCALES, torch.ones_like(value_range))
 
 
 def _of_each(own: list[Threshold | None], threshold: Tensor, scale: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
-    """Return threshold and scale of B images, pooled where one has none of its own, to broadcast with ``ndim`` axes."""
+    """Return threshold and scale of each of B images, pooled where it has no own, to broadcast over ``ndim`` axes."""
     thresholds, scales = threshold.repeat(len(own)), scale.repeat(len(own))
     for i, found in enumerate(own):
         if found is not None:

@@ -3,8 +3,8 @@
 """Which category an image of a running dataloader belongs to.
 
 The category comes from the data: the column ``category`` of a dataset's ``samples``, else the dataset's or datamodule's
-own ``category``, else the name that a datamodule was given, else ``all``. It never comes from the model, which is not
-told it. anomalib's batches carry no category, so an image is looked up by its path.
+own ``category``, else the name that the user gave the datamodule, else ``all``. It never comes from the model, which
+does not know it. anomalib's batches carry no category, so an image is looked up by its path.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ ONLY_CATEGORY = "all"
 
 
 class CategoryLookup:
-    """Tell the category of each image of one dataloader.
+    """Find the category of each image of one dataloader.
 
     Args:
-        dataloader: A dataloader, usually of an ``AnomalibDataset``; ``Subset`` and ``ConcatDataset`` are looked into.
+        dataloader: A dataloader, usually of an ``AnomalibDataset``; datasets inside ``Subset`` and ``ConcatDataset``
+            are found.
         datamodule: The trainer's datamodule, or ``None`` where dataloaders were passed.
 
     Attributes:
-        counts (Counter[str]): Images of each category in the dataset (of a ``Subset``, in all that it was taken from);
-            0 for categories that the datamodule trains on and the dataset lacks. Empty if the dataset does not tell.
+        counts (Counter[str]): Number of images of each category in the dataset (for a ``Subset``, in the whole dataset
+            behind it); 0 for categories that the datamodule trains on and the dataset lacks. Empty if the dataset has
+            no frame of samples.
     """
 
     def __init__(self, dataloader: object, datamodule: object = None) -> None:
@@ -47,7 +49,7 @@ class CategoryLookup:
         """Return the category of an image.
 
         Args:
-            image_path: Path as the batch has it; empty if it has none.
+            image_path: Path as it stands in the batch; empty if there is none.
 
         Returns:
             The name of the category.
@@ -56,17 +58,17 @@ class CategoryLookup:
 
 
 def image_categories(dataset: object) -> Iterator[tuple[str, str]]:
-    """Yield path and category of each image that a dataset tells of.
+    """Yield path and category of each image in a dataset's frame of samples.
 
     Args:
-        dataset: Any dataset; only one with anomalib's frame of samples tells.
+        dataset: Any dataset; one without anomalib's frame of samples yields nothing.
 
     Yields:
         Path of an image and its category, which is empty where the dataset itself does not know it.
     """
     for leaf in _leaves(dataset):
         samples = getattr(leaf, "samples", None)
-        # Other libraries' datasets hold other things under this name.
+        # Datasets of other libraries use this attribute for other things.
         if not isinstance(samples, pd.DataFrame) or "image_path" not in samples:
             continue
         own = _own_category(leaf)
@@ -76,7 +78,7 @@ def image_categories(dataset: object) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(dataset: object) -> Iterator[object]:
-    """Yield the datasets below torch's wrappers."""
+    """Yield the datasets inside torch's wrappers."""
     if isinstance(dataset, Subset):
         yield from _leaves(dataset.dataset)
     elif isinstance(dataset, ConcatDataset):
@@ -87,7 +89,7 @@ def _leaves(dataset: object) -> Iterator[object]:
 
 
 def _given_name(datamodule: object) -> str:
-    """Return the name that a datamodule without categories, such as anomalib's ``Folder``, was given."""
+    """Return the name that the user gave a datamodule without categories, such as anomalib's ``Folder``."""
     name = getattr(datamodule, "name", "")
     return name if isinstance(name, str) and name != type(datamodule).__name__ else ""
 

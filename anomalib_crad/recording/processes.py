@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an evaluation by several processes needs to equal one by a single process.
+"""What makes an evaluation by several processes equal one by a single process.
 
-Each process tests its share of the images. Here are the three places where the shares meet: images that a sampler
-repeats so that all processes get equally many are told apart, records are gathered category by category on the first
-process, and what it found is sent to all. Without process group all of it does nothing. Every function that gathers
-must be called by every process, also by one that has no image.
+Each process tests its share of the images. A distributed sampler repeats images so that all processes get equally many;
+``SampleOrder`` recognises the repetitions. The functions below exchange records, counts and results. Without a process
+group they return what they are given. Every process must call them, also one that has no image.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from anomalib.metrics import F1Score
 
-    from anomalib_crad.metrics.category import ImageRecord
+    from anomalib_crad.recording.records import ImageRecord
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ class SampleOrder:
     """
 
     def __init__(self, dataloader: object) -> None:
-        # A batch sampler of one's own holds the sampler that counts; the dataloader's is a stand-in then.
+        # With a custom batch sampler the dataloader's own sampler is a placeholder.
         batch_sampler = getattr(dataloader, "batch_sampler", None)
         sampler = getattr(batch_sampler, "sampler", None) or getattr(dataloader, "sampler", None)
         self._distributed = sampler if isinstance(sampler, DistributedSampler) else None
@@ -48,7 +47,8 @@ class SampleOrder:
     def first_time(self, count: int) -> list[bool]:
         """Tell which images of the next batch are not repetitions.
 
-        A ``DistributedSampler`` deals the dataset out like cards and goes on with the first images when they run out.
+        A ``DistributedSampler`` gives image i to process i modulo the number of processes and starts again with the
+        first images when the dataset runs out.
 
         Args:
             count: Images in the batch.
@@ -69,22 +69,38 @@ def several_processes() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def gather_categories(images: dict[str, list[ImageRecord]]) -> Iterator[tuple[str, list[ImageRecord]]]:
-    """Gather the records of all processes on the first one, so that it never holds more than one category of others.
+def gather_everywhere(value: T) -> list[T]:
+    """Give every process the values of all.
 
     Args:
-        images: This process's records by category, which are taken out of it one category after the other.
+        value: The value of this process.
+
+    Returns:
+        One value per process, in the order of their ranks.
+    """
+    if not several_processes():
+        return [value]
+    values: list[T] = [value] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def gather_categories(images: dict[str, list[ImageRecord]]) -> Iterator[tuple[str, list[ImageRecord]]]:
+    """Gather the records of all processes on the first one, one category at a time, which bounds its memory.
+
+    Args:
+        images: This process's records by category; each category is removed from it when its turn comes.
 
     Yields:
         On the first process each category with the records of all processes, sorted by name; on the others nothing.
-        All of them must be run through to the end.
+        Every process must exhaust the iterator.
     """
     if not several_processes():
         for category in sorted(images):
             yield category, images.pop(category)
         return
     first = distributed.get_rank() == 0
-    for category in sorted(set().union(*_gather_everywhere(set(images)))):
+    for category in sorted(set().union(*gather_everywhere(set(images)))):
         parts: list[list[ImageRecord]] | None = [[] for _ in range(distributed.get_world_size())] if first else None
         distributed.gather_object(images.pop(category, []), parts, dst=0)
         if parts is not None:
@@ -92,10 +108,10 @@ def gather_categories(images: dict[str, list[ImageRecord]]) -> Iterator[tuple[st
 
 
 def from_first_process(value: T) -> T:
-    """Send a value of the first process to all.
+    """Send a value from the first process to all.
 
     Args:
-        value: The value; those of other processes do not matter.
+        value: The value; other processes may give anything.
 
     Returns:
         The value of the first process.
@@ -108,10 +124,10 @@ def from_first_process(value: T) -> T:
 
 
 def join_updates(metrics: Iterable[F1Score]) -> None:
-    """Let every process take part in computing a metric that any of them has updated.
+    """Make every process take part in computing a metric that any of them has updated.
 
-    anomalib's metric returns early in a process that never updated it (no image, or none with a mask), while the others
-    wait for its part for ever. An update with nothing makes it take part and changes no count.
+    anomalib's metric returns early in a process that never updated it (no image, or none with a mask), and the others
+    would wait for that process for ever. An empty update makes it take part and changes no count.
 
     Args:
         metrics: anomalib's metrics, the same in all processes.
@@ -119,14 +135,7 @@ def join_updates(metrics: Iterable[F1Score]) -> None:
     if not several_processes():
         return
     for metric in metrics:
-        if any(_gather_everywhere(metric.update_called)) and not metric.update_called:
+        if any(gather_everywhere(metric.update_called)) and not metric.update_called:
             nothing = torch.zeros(1, 0, dtype=torch.bool, device=metric.device)  # one image of no pixels
             batch: Any = SimpleNamespace(**dict.fromkeys(metric.fields, nothing))
             metric.update(batch)
-
-
-def _gather_everywhere(value: T) -> list[T]:
-    """Return the values of all processes."""
-    values: list[T] = [value] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values

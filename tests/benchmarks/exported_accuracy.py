@@ -32,9 +32,10 @@ from anomalib_crad import Crad, MVTec, UniAD
 from anomalib_crad.export.calibration import CALIBRATION_IMAGES, GraphImages
 from anomalib_crad.export.node_names import is_any_of, module_of
 from anomalib_crad.export.raw_scores import scores_left_raw
-from anomalib_crad.metrics.category import ImageRecord
+from anomalib_crad.metrics import ImageAUROC, PixelAUROC
 from anomalib_crad.metrics.evaluation import Evaluation
 from anomalib_crad.prediction import predict
+from anomalib_crad.recording import ImageRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -263,7 +264,7 @@ def measure(predict_row: Predict, images: GraphImages) -> Measured:
             item.image_path, bool(item.gt_label), score, anomaly_map, torch.as_tensor(mask[0]).numpy() > 0
         )
         records.setdefault(category, []).append(record)
-    evaluation = Evaluation(METRICS)
+    evaluation = Evaluation([ImageAUROC(), PixelAUROC()])
     for category, of_category in records.items():
         evaluation.add(category, of_category)
     every: list[Any] = [record for of_category in records.values() for record in of_category]

@@ -37,6 +37,7 @@ from torch import multiprocessing
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_crad.metrics import CategoryEvaluator
+from anomalib_crad.recording import PredictionRecorder
 
 SIZE = 64
 TRANSFORM = Compose([Resize((SIZE, SIZE)), Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
@@ -111,6 +112,11 @@ def make_engine(folder: Path, **arguments: Any) -> Engine:  # noqa: ANN401
 def evaluator_of(model: AnomalibModule) -> CategoryEvaluator:
     assert isinstance(model.evaluator, CategoryEvaluator)
     return model.evaluator
+
+
+def recorders_of(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, PredictionRecorder)]
 
 
 def expected_values(model: Padim, dataset: AnomalibDataset) -> dict[str, float]:
@@ -266,8 +272,7 @@ class Watch(Callback):
         self.waiting: list[list[str]] = []
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        assert isinstance(pl_module, AnomalibModule)
-        self.waiting.append(list(evaluator_of(pl_module)._recorder._images))
+        self.waiting.append(list(PredictionRecorder.of(trainer)._waiting))
 
 
 def test_a_category_waits_for_its_own_images_only(frame: pd.DataFrame, trained: Padim, tmp_path: Path) -> None:
@@ -471,7 +476,7 @@ def test_a_second_test_starts_anew_and_nothing_stays_behind(
     assert reports[0] == reports[1]
     assert len(pickled(evaluator_of(model))) < 20_000, "an export would carry pixels along"
     assert evaluator_of(copy.deepcopy(model)).report == reports[0]
-    assert evaluator_of(model)._recorder not in engine.trainer.callbacks  # type: ignore[attr-defined]
+    assert not recorders_of(engine.trainer)
 
 
 def pickled(evaluator: CategoryEvaluator) -> bytes:
@@ -496,9 +501,8 @@ def test_an_error_in_the_middle_leaves_nothing_behind(frame: pd.DataFrame, train
         patch.setattr(model, "test_step", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             engine.test(model, datamodule=TwoCategories(frame))
-    recorder = evaluator_of(model)._recorder
-    assert recorder not in engine.trainer.callbacks  # type: ignore[attr-defined]
-    assert recorder.finish() == {}
+    assert not recorders_of(engine.trainer)
+    assert evaluator_of(model)._evaluation.report().categories == ()
 
     (returned,) = make_engine(tmp_path).test(model, datamodule=TwoCategories(frame))
     assert set(returned) == FOUR_NAMES

@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from anomalib_crad.benchmark.common_score import CommonScoreEvaluator, largest_window_mean
-from anomalib_crad.metrics.category import METRIC_NAMES, ImageRecord
+from anomalib_crad.metrics import DEFAULT_METRICS
+from anomalib_crad.recording import ImageRecord
 
 
 @pytest.mark.parametrize(("shape", "window"), [((40, 30), 8), ((40, 30), 1), ((10, 50), 32), ((5, 5), 32)])
@@ -24,7 +25,7 @@ def test_it_is_the_maximum_of_average_pooling(shape: tuple[int, int], window: in
 def test_both_scores_are_measured_and_differ() -> None:
     """The model's own scores are right about the images, the maps are wrong."""
     evaluator = CommonScoreEvaluator(score_window=2)
-    evaluation = evaluator.new_evaluation(METRIC_NAMES)
+    evaluation = evaluator.new_evaluation(DEFAULT_METRICS)
     maps = {False: np.ones((4, 4), np.float32), True: np.zeros((4, 4), np.float32)}
     evaluation.add("cap", [ImageRecord("", anomalous, float(anomalous), maps[anomalous], None) for anomalous in maps])
     report = evaluation.report(["cap"])
@@ -36,7 +37,7 @@ def test_both_scores_are_measured_and_differ() -> None:
 
 def test_a_model_without_maps_has_no_common_score() -> None:
     evaluator = CommonScoreEvaluator(score_window=2)
-    evaluation = evaluator.new_evaluation(METRIC_NAMES)
+    evaluation = evaluator.new_evaluation(DEFAULT_METRICS)
     evaluation.add("cap", [ImageRecord("", anomalous, float(anomalous), None, None) for anomalous in (True, False)])
     evaluation.report(["cap"])
     assert evaluator.common_report is not None

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from anomalib_crad.metrics.category import ImageRecord, evaluate_category
-from anomalib_crad.metrics.evaluation import Evaluation
+from anomalib_crad.metrics import ImageAP, ImageAUROC, PixelAUROC
+from anomalib_crad.metrics.evaluation import Evaluation, evaluate_category
+from anomalib_crad.recording import ImageRecord
 
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
 PIXEL_METRICS = ("pixel_AUROC", "pixel_AP", "pixel_F1Max", "pixel_AUPRO")
@@ -59,7 +60,7 @@ def test_image_and_pixel_metrics_are_measured() -> None:
 
 def test_only_what_is_asked_for_is_measured() -> None:
     images = [make_record(1.0, anomalous=False, pixels=[1, 2], mask=[0, 0]), make_record(2.0, anomalous=True)]
-    result = evaluate_category("nut", images, ["image_AP"])
+    result = evaluate_category("nut", images, [ImageAP()])
     assert result.values == {"image_AP": 1.0}
     assert not result.missing
 
@@ -148,7 +149,7 @@ def test_the_authors_evaluation_gives_the_same_numbers() -> None:
     smoothed = avg_pool2d(maps, 21, stride=1, padding=10)
     scores = avg_pool2d(smoothed, 32, stride=1).amax(dim=(1, 2, 3))
     images: dict[str, list[ImageRecord]] = {}
-    evaluation = Evaluation(["image_AUROC", "pixel_AUROC"])
+    evaluation = Evaluation([ImageAUROC(), PixelAUROC()])
     for i, category in enumerate(recorded["categories"].tolist()):
         mask = recorded["masks"][i].astype(bool)
         image = ImageRecord("", bool(mask.any()), float(scores[i]), smoothed[i, 0].numpy(), mask)

@@ -8,9 +8,9 @@ import weakref
 import numpy as np
 import pytest
 
-from anomalib_crad.metrics import auroc, f1_max
-from anomalib_crad.metrics.category import ImageRecord
+from anomalib_crad.metrics import CategoryMetric, ImageAUROC, PixelAP, auroc, f1_max
 from anomalib_crad.metrics.evaluation import Evaluation
+from anomalib_crad.recording import ImageRecord
 
 # Each category is perfect by itself, yet no single threshold serves both.
 SCORES = {"nut": [1.0, 2.0, 3.0], "bolt": [11.0, 12.0, 13.0]}
@@ -25,7 +25,7 @@ def make_images(scores: list[float]) -> list[ImageRecord]:
     ]
 
 
-def evaluate(**arguments: list[str]) -> Evaluation:
+def evaluate(**arguments: list[CategoryMetric]) -> Evaluation:
     evaluation = Evaluation(**arguments)
     for category, scores in SCORES.items():
         evaluation.add(category, make_images(scores))
@@ -50,7 +50,7 @@ def test_categories_are_sorted_and_expected_ones_without_images_say_so() -> None
 
 
 def test_only_what_is_asked_for_is_measured() -> None:
-    report = evaluate(metrics=["image_AUROC", "pixel_AP"]).report()
+    report = evaluate(metrics=[ImageAUROC(), PixelAP()]).report()
     assert set(report.mean) == {"image_AUROC", "pixel_AP"}
     assert report.pooled_values == {"pooled/image_AUROC": pytest.approx(6 / 8)}
 

@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import pickle  # noqa: S403 - the tests read what they wrote
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,8 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 
-from anomalib_crad.post_processing import CategoryPostProcessor, Thresholds
-from anomalib_crad.post_processing.rules import Threshold
-from anomalib_crad.post_processing.thresholds import LevelThresholds
+from anomalib_crad.post_processing import CategoryPostProcessor, LevelThresholds, Threshold, Thresholds
+from anomalib_crad.recording import PredictionRecorder
 
 FOUND = Thresholds(
     LevelThresholds(Threshold(10, 4), Threshold(2, 1)),
@@ -45,11 +45,18 @@ def make_batch(*scores: float, labels: tuple[int, ...] | None = None) -> ImageBa
     )
 
 
-def validate(post_processor: PostProcessor, *batches: ImageBatch, trainer: Any = None) -> None:  # noqa: ANN401
+def validate(post_processor: PostProcessor, *batches: ImageBatch, sanity_checking: bool = False) -> None:
+    """Call what Lightning calls in a validation epoch, of the recorder and of a post-processor."""
     model: Any = None
+    trainer: Any = SimpleNamespace(callbacks=[], val_dataloaders=[object()], sanity_checking=sanity_checking)
+    callbacks = [PredictionRecorder.of(trainer), post_processor]
+    for callback in callbacks:
+        callback.on_validation_epoch_start(trainer, model)
     for number, batch in enumerate(batches):
-        post_processor.on_validation_batch_end(trainer, model, batch, batch, number)
-    post_processor.on_validation_epoch_end(trainer, model)
+        for callback in callbacks:
+            callback.on_validation_batch_end(trainer, model, batch, batch, number)
+    for callback in callbacks:
+        callback.on_validation_epoch_end(trainer, model)
 
 
 def test_thresholds_are_kept_as_they_were_given() -> None:
@@ -189,11 +196,8 @@ def test_a_level_that_the_last_validation_lacks_is_forgotten() -> None:
 
 
 def test_a_sanity_check_finds_nothing() -> None:
-    class Sanity:
-        sanity_checking = True
-
     post_processor = CategoryPostProcessor()
-    validate(post_processor, make_batch(1, 3, labels=(0, 1)), trainer=Sanity())
+    validate(post_processor, make_batch(1, 3, labels=(0, 1)), sanity_checking=True)
     assert post_processor.image_threshold.isnan()
 
 

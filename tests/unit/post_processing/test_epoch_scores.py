@@ -12,7 +12,7 @@ from anomalib.data import ImageBatch
 from anomalib_crad.post_processing import epoch_scores
 from anomalib_crad.post_processing.epoch_scores import EpochScores, find_thresholds
 from anomalib_crad.post_processing.thresholds import Thresholds
-from anomalib_crad.recording.categories import ONLY_CATEGORY
+from anomalib_crad.recording import ONLY_CATEGORY, split_batch
 
 
 def make_batch(scores: list[float], labels: list[int], **fields: Any) -> ImageBatch:  # noqa: ANN401
@@ -26,7 +26,8 @@ def make_batch(scores: list[float], labels: list[int], **fields: Any) -> ImageBa
 
 def record(batch: ImageBatch, categories: list[str] | None = None, pixels: bool = True) -> EpochScores:
     epoch = EpochScores(pixels)
-    epoch.add(batch, categories or [ONLY_CATEGORY] * len(batch.image), [True] * len(batch.image))  # type: ignore[arg-type]
+    for i, image in enumerate(split_batch(batch, batch)):
+        epoch.add(categories[i] if categories else ONLY_CATEGORY, image)
     return epoch
 
 
@@ -142,20 +143,9 @@ def test_processes_put_their_scores_together(monkeypatch: pytest.MonkeyPatch) ->
     rest = make_batch([13], [1], anomaly_map=maps[3:])
     own, other = record(share, ["cable", "cable", "tile"]), record(rest, ["tile"])
 
-    def all_gather(parts: list[Any], value: object) -> None:
-        parts[:] = [value, other.categories]
-
-    monkeypatch.setattr(epoch_scores, "several_processes", lambda: True)
-    monkeypatch.setattr(epoch_scores.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(epoch_scores.distributed, "all_gather_object", all_gather)
+    monkeypatch.setattr(epoch_scores, "gather_everywhere", lambda value: [value, other.categories])
     own.gather()
     assert find(own) == find(record(whole, ["cable", "cable", "tile", "tile"]))
-
-
-def test_repeated_images_are_left_out() -> None:
-    epoch = EpochScores()
-    epoch.add(make_batch([1, 2], [0, 1]), ["cable", "cable"], [True, False])
-    assert epoch.categories["cable"].scores == [1]
 
 
 def test_a_test_counts_no_pixels() -> None:

@@ -5,7 +5,7 @@
 import pytest
 import torch
 
-from anomalib_crad.post_processing.squash import squash, unsquash
+from anomalib_crad.post_processing.thresholds import squash, unsquash
 
 
 def pair(threshold: float, scale: float, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:

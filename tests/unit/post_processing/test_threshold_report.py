@@ -12,8 +12,7 @@ from rich.console import Console
 
 from anomalib_crad.post_processing.epoch_scores import CategoryScores
 from anomalib_crad.post_processing.report import CSV_NAME, ThresholdReport, save_report, threshold_report
-from anomalib_crad.post_processing.rules import Threshold
-from anomalib_crad.post_processing.thresholds import LevelThresholds, Thresholds
+from anomalib_crad.post_processing.thresholds import LevelThresholds, Threshold, Thresholds
 
 SCORES = {
     "tile": CategoryScores([11, 12, 13, 14], [False, False, True, True]),

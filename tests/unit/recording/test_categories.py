@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
-from anomalib_crad.recording.categories import CategoryLookup
+from anomalib_crad.recording import CategoryLookup
 
 
 class Frame(TensorDataset):

@@ -13,7 +13,7 @@ from anomalib.metrics import F1Score
 from torch import distributed, multiprocessing
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 
-from anomalib_crad.metrics.category import ImageRecord
+from anomalib_crad.recording import ImageRecord
 from anomalib_crad.recording.processes import SampleOrder, from_first_process, gather_categories, join_updates
 
 PROCESSES = 2

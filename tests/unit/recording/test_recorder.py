@@ -2,6 +2,8 @@
 
 """What the recorder keeps of a batch, what it refuses, and that it keeps nothing for longer than an epoch."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset, TensorDataset
 
-from anomalib_crad.metrics.category import ImageRecord
-from anomalib_crad.recording.recorder import PredictionRecorder
+from anomalib_crad.recording import ImageRecord, PredictionRecorder
 
 
 def make_batch(**fields: object) -> ImageBatch:
@@ -30,9 +31,16 @@ def make_batch(**fields: object) -> ImageBatch:
     return ImageBatch(**(values | fields))
 
 
-def record(batch: ImageBatch, outputs: object = None) -> dict[str, list[ImageRecord]]:
+def make_recorder(dataloaders: object, datamodule: object = None) -> PredictionRecorder:
+    """Make a recorder in the middle of an epoch, asked to keep whole categories."""
     recorder = PredictionRecorder()
-    recorder.start([object()])
+    recorder.start(dataloaders, datamodule)
+    recorder.request(maps=True, whole_categories=True)
+    return recorder
+
+
+def record(batch: ImageBatch, outputs: object = None) -> dict[str, list[ImageRecord]]:
+    recorder = make_recorder([object()])
     recorder.on_test_batch_end(None, None, outputs, batch, 0)  # type: ignore[arg-type]
     return recorder.finish()
 
@@ -49,8 +57,7 @@ def test_a_batch_becomes_one_record_an_image() -> None:
 
 def test_records_share_no_memory_with_the_batch() -> None:
     batch = make_batch()
-    recorder = PredictionRecorder()
-    recorder.start([object()])
+    recorder = make_recorder([object()])
     recorder.on_validation_batch_end(None, None, batch, batch, 0)  # type: ignore[arg-type]
     for tensor in (batch.anomaly_map, batch.pred_score):
         assert tensor is not None
@@ -108,8 +115,7 @@ def test_a_wrong_number_of_scores_is_an_error() -> None:
 
 
 def test_each_dataloader_has_its_own_categories() -> None:
-    recorder = PredictionRecorder()
-    recorder.start({"x": [object()], "y": [object()]}, SimpleNamespace(category="bottle"))
+    recorder = make_recorder({"x": [object()], "y": [object()]}, SimpleNamespace(category="bottle"))
     for dataloader_idx in (0, 1):
         recorder.on_test_batch_end(None, None, None, make_batch(), 0, dataloader_idx)  # type: ignore[arg-type]
     assert {category: len(images) for category, images in recorder.finish().items()} == {"bottle": 4}
@@ -134,8 +140,7 @@ def taken(recorder: PredictionRecorder) -> dict[str, list[str]]:
 
 
 def test_a_category_is_handed_over_once_all_its_images_are_there() -> None:
-    recorder = PredictionRecorder()
-    recorder.start(DataLoader(make_dataset("a", "a", "a", "b", "b", "c"), batch_size=2))
+    recorder = make_recorder(DataLoader(make_dataset("a", "a", "a", "b", "b", "c"), batch_size=2))
     assert recorder.expected == {"a": 3, "b": 2, "c": 1}
     feed(recorder, 0, 1)
     assert taken(recorder) == {}
@@ -148,8 +153,7 @@ def test_a_category_is_handed_over_once_all_its_images_are_there() -> None:
 
 
 def test_a_category_in_several_dataloaders_waits_for_all_of_them() -> None:
-    recorder = PredictionRecorder()
-    recorder.start([DataLoader(make_dataset("a", "a")), DataLoader(make_dataset("a", "a"))])
+    recorder = make_recorder([DataLoader(make_dataset("a", "a")), DataLoader(make_dataset("a", "a"))])
     feed(recorder, 0, 1)
     assert taken(recorder) == {}
     feed(recorder, 0, 1, dataloader_idx=1)
@@ -166,8 +170,7 @@ def test_a_category_in_several_dataloaders_waits_for_all_of_them() -> None:
     ids=["a sampler of one's own", "a subset", "one of two processes"],
 )
 def test_where_completeness_cannot_be_known_categories_wait_for_the_end(loader: DataLoader) -> None:
-    recorder = PredictionRecorder()
-    recorder.start(loader)
+    recorder = make_recorder(loader)
     feed(recorder, 0, 1)
     assert taken(recorder) == {}
     assert list(recorder.finish()) == ["a"]
@@ -175,8 +178,7 @@ def test_where_completeness_cannot_be_known_categories_wait_for_the_end(loader: 
 
 def test_an_image_that_a_distributed_sampler_repeats_is_not_recorded() -> None:
     dataset = make_dataset("a", "a", "a")
-    recorder = PredictionRecorder()
-    recorder.start(DataLoader(dataset, sampler=DistributedSampler(dataset, 2, 1, shuffle=False)))
+    recorder = make_recorder(DataLoader(dataset, sampler=DistributedSampler(dataset, 2, 1, shuffle=False)))
     feed(recorder, 1, 0)
     assert recorder.first_time == [True, False]
     assert [image.path for image in recorder.finish()["a"]] == ["1.png"]
@@ -187,6 +189,7 @@ def test_nothing_is_recorded_before_a_start_nor_kept_after_a_finish() -> None:
     recorder.on_validation_batch_end(None, None, None, make_batch(), 0)  # type: ignore[arg-type]
     assert recorder.finish() == {}
     recorder.start([object()])
+    recorder.request(maps=True, whole_categories=True)
     recorder.on_validation_batch_end(None, None, None, make_batch(), 0)  # type: ignore[arg-type]
     assert list(recorder.finish()) == ["all"]
     assert recorder.finish() == {}
@@ -196,9 +199,58 @@ def test_the_recorder_is_the_first_callback_until_it_leaves() -> None:
     other = Callback()
     trainer = Trainer(callbacks=[other], logger=False, barebones=True)
     before = list(trainer.callbacks)  # type: ignore[attr-defined]
-    recorder = PredictionRecorder()
-    recorder.attach(trainer)
-    recorder.attach(trainer)
+    recorder = PredictionRecorder.of(trainer)
+    assert PredictionRecorder.of(trainer) is recorder
     assert trainer.callbacks == [recorder, *before]  # type: ignore[attr-defined]
-    recorder.detach(trainer)
+    recorder.teardown(trainer)
     assert trainer.callbacks == before  # type: ignore[attr-defined]
+
+
+def test_a_trainer_that_stops_in_the_middle_keeps_no_recorder() -> None:
+    trainer: Any = SimpleNamespace(callbacks=[], test_dataloaders=[object()])
+    recorder = PredictionRecorder.of(trainer)
+    model: Any = None
+    recorder.on_test_epoch_start(trainer, model)
+    recorder.request(maps=True, whole_categories=True)
+    recorder.on_test_batch_end(trainer, model, None, make_batch(), 0)
+    recorder.on_exception(trainer)
+    assert trainer.callbacks == []
+    assert (recorder.new_records, recorder.finish()) == ([], {})
+
+
+def test_without_a_request_only_categories_are_looked_up() -> None:
+    recorder = PredictionRecorder()
+    recorder.start(DataLoader(make_dataset("a", "b")))
+    feed(recorder, 0, 1)
+    assert (recorder.categories, recorder.first_time, recorder.new_records) == (["a", "b"], [True, True], [])
+
+
+def test_requests_add_up_and_end_with_the_epoch() -> None:
+    recorder = PredictionRecorder()
+    loader = DataLoader(make_dataset("a", "b"))
+    recorder.start(loader)
+    recorder.request(maps=False)
+    feed(recorder, 0, 1)
+    (first, _) = recorder.new_records
+    assert first[0] == "a"
+    assert (first[1].score, first[1].anomaly_map, first[1].mask) == (-3, None, None)
+    recorder.request(maps=True)
+    recorder.request(maps=False)
+    feed(recorder, 0, 1)
+    assert all(image.anomaly_map is not None for _, image in recorder.new_records)
+    assert recorder.finish() == {}, "nobody asked for whole categories"
+    recorder.start(loader)
+    feed(recorder, 0, 1)
+    assert recorder.new_records == []
+
+
+@pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_validation_epoch_end", "on_test_batch_start"])
+def test_no_map_outlives_its_batch_unless_whole_categories_are_kept(hook: str) -> None:
+    recorder = PredictionRecorder()
+    recorder.start(DataLoader(make_dataset("a", "b")))
+    recorder.request(maps=True)
+    feed(recorder, 0, 1)
+    maps = [weakref.ref(image.anomaly_map) for _, image in recorder.new_records]
+    getattr(recorder, hook)()
+    gc.collect()
+    assert [reference() for reference in maps] == [None, None]
