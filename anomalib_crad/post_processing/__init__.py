@@ -16,13 +16,13 @@ from anomalib_crad.post_processing.thresholds import LevelThresholds, Threshold,
 
 __all__ = [
     "CategoryPostProcessor",
-    "ExportedThresholds",  # noqa: F822
+    "ExportedThresholds",
     "LevelThresholds",
     "Threshold",
     "ThresholdReport",
     "Thresholds",
-    "read_thresholds",  # noqa: F822
-    "write_thresholds",  # noqa: F822
+    "read_thresholds",
+    "write_thresholds",
 ]
 
 _EXPORTED = ("ExportedThresholds", "read_thresholds", "write_thresholds")

@@ -137,9 +137,9 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: Any,  # noqa: ANN401
         *_args: object,
-        **_kwargs: object,  # noqa: ANN401
+        **_kwargs: object,
     ) -> None:
         """Keep the raw image scores of a batch, then post-process it."""
         del pl_module
@@ -164,9 +164,9 @@ class CategoryPostProcessor(_ThresholdingPostProcessor):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: Any,  # noqa: ANN401
         *_args: object,
-        **_kwargs: object,  # noqa: ANN401
+        **_kwargs: object,
     ) -> None:
         """Post-process a batch, each image by the thresholds of its category."""
         del pl_module

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +25,10 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
-from anomalib.metrics import AUPRO
+from anomalib.metrics import AUPRO, Evaluator
 from anomalib.models import AnomalibModule, Padim
 from anomalib.pipelines.benchmark.job import BenchmarkJob
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -34,9 +36,11 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torch import multiprocessing
+from torch.overrides import TorchFunctionMode
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_crad.metrics import CategoryEvaluator
+from anomalib_crad.metrics import DEFAULT_METRICS, CategoryEvaluator, CategoryMetric, RankedCategory
+from anomalib_crad.post_processing import CategoryPostProcessor
 from anomalib_crad.recording import PredictionRecorder
 
 SIZE = 64
@@ -532,8 +536,9 @@ def test_yaml_takes_the_class_path_and_the_name(tmp_path: Path, class_path: str)
 class BrightSpots(AnomalibModule):
     """Scores brightness, so that an image's scores do not depend on its batch."""
 
-    def __init__(self) -> None:
-        super().__init__(evaluator=CategoryEvaluator(), visualizer=False, pre_processor=False)
+    def __init__(self, **components: Any) -> None:  # noqa: ANN401
+        defaults: dict[str, Any] = {"evaluator": CategoryEvaluator(), "visualizer": False, "pre_processor": False}
+        super().__init__(**(defaults | components))
         post_processor: Any = self.post_processor
         for level in ("image", "pixel"):
             for name, value in ((f"{level}_min", 0.0), (f"{level}_max", 1.0), (f"_{level}_threshold", 0.45)):
@@ -547,6 +552,121 @@ class BrightSpots(AnomalibModule):
         return batch.update(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
 
     validation_step = test_step
+
+
+class PreciseSpots(BrightSpots):
+    """Its maps, and nothing else, are of double precision, so that each way to the CPU has to convert them."""
+
+    def validation_step(self, batch: Any, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+        batch = self.test_step(batch)
+        return batch.update(anomaly_map=batch.anomaly_map.double())
+
+
+class CopyCounter(TorchFunctionMode):
+    """Counts the calls that convert or copy maps of double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401, D105, PLW3201
+        name = getattr(func, "__name__", "")
+        if name in {"to", "cpu", "clone", "float", "numpy", "tolist"}:
+            tensor = args[0]
+            if tensor.dtype == torch.float64 and tensor.shape[-2:] == (SIZE, SIZE):
+                self.calls[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("components", "copies"),
+    [
+        ({"evaluator": CategoryEvaluator(), "post_processor": CategoryPostProcessor(per_category=True)}, 1),
+        ({"evaluator": CategoryEvaluator(validation=False), "post_processor": CategoryPostProcessor()}, 1),
+        ({"evaluator": Evaluator(), "post_processor": CategoryPostProcessor()}, 1),
+        ({"evaluator": CategoryEvaluator(), "post_processor": PostProcessor()}, 1),
+        ({"evaluator": CategoryEvaluator(validation=False), "post_processor": PostProcessor()}, 0),
+    ],
+    ids=["both", "the post-processor", "the post-processor alone", "the evaluator alone", "neither"],
+)
+def test_a_validation_copies_each_map_once(
+    frame: pd.DataFrame, tmp_path: Path, components: dict[str, Any], copies: int
+) -> None:
+    model, engine = PreciseSpots(**components), make_engine(tmp_path)
+    with CopyCounter() as counter:
+        engine.validate(model, datamodule=TwoCategories(frame))
+    batches = 7  # 20 images in batches of 3
+    assert counter.calls.total() == copies * batches
+    assert not recorders_of(engine.trainer)
+
+
+def test_what_both_find_is_what_each_finds_alone(frame: pd.DataFrame, tmp_path: Path) -> None:
+    def run(**components: Any) -> tuple[Any, Any, list[Any]]:  # noqa: ANN401
+        model, engine, datamodule = BrightSpots(**components), make_engine(tmp_path), TwoCategories(frame)
+        values = engine.validate(model, datamodule=datamodule)
+        engine.test(model, datamodule=datamodule)
+        assert not recorders_of(engine.trainer)
+        return model.evaluator, model.post_processor, [values]
+
+    both = run(post_processor=CategoryPostProcessor(per_category=True))
+    evaluator, _, values = run(post_processor=PostProcessor())
+    _, post_processor, _ = run(evaluator=Evaluator(), post_processor=CategoryPostProcessor(per_category=True))
+    assert both[0].report == evaluator.report
+    assert both[1].thresholds == post_processor.thresholds
+    assert both[1].report == post_processor.report
+    assert set(both[1].thresholds.categories) == set(CATEGORIES)
+    assert both[2] == values
+
+
+class Copier(Callback):
+    """Copies the model in the middle of an epoch, as exponential moving averages do."""
+
+    copied: AnomalibModule | None = None
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        assert isinstance(pl_module, AnomalibModule)
+        self.copied = copy.deepcopy(pl_module)
+
+
+def test_a_copy_in_the_middle_of_an_epoch_holds_no_dataset_and_no_map(frame: pd.DataFrame, tmp_path: Path) -> None:
+    copier = Copier()
+    model = BrightSpots(post_processor=CategoryPostProcessor())
+    make_engine(tmp_path, callbacks=[copier]).validate(model, datamodule=TwoCategories(frame))
+    assert copier.copied is not None
+    for component in (copier.copied.evaluator, copier.copied.post_processor):
+        assert component is not None
+        found = {type(value).__name__ for value in vars(component).values()}
+        assert not found & {"PredictionRecorder", "CategoryLookup", "SampleOrder", "ImageRecord"}
+    assert all(image.anomaly_map is None for image in evaluator_of(copier.copied)._evaluation._images)
+
+
+class Brightest(CategoryMetric):
+    """The highest image score of a category."""
+
+    name = "image_Highest"
+
+    def compute(self, category: RankedCategory) -> float:
+        return max(record.score for record in category.records if record.score is not None)
+
+
+def test_a_metric_of_ones_own_reaches_loggers_and_files_but_not_the_four_names(
+    frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    csv_logger = CSVLogger(tmp_path)
+    model = BrightSpots(evaluator=CategoryEvaluator(metrics=[*DEFAULT_METRICS, Brightest()]))
+    engine = make_engine(tmp_path, logger=csv_logger)
+    (returned,) = engine.test(model, datamodule=TwoCategories(frame))
+    assert set(returned) == FOUR_NAMES
+    report = evaluator_of(model).report
+    assert report is not None
+    logged = pd.read_csv(Path(csv_logger.log_dir) / "metrics.csv").max().to_dict()
+    for name in ("image_Highest", "image_Highest/bolt", "mAD"):
+        assert logged[name] == pytest.approx((report.mean | report.per_category)[name])
+    text = (Path(engine.trainer.default_root_dir) / "category_metrics.csv").read_text(encoding="utf-8")
+    assert text.startswith("category,image_AUROC,")
+    assert "mAD,image_Highest" in text
+    (validated,) = engine.validate(model, datamodule=TwoCategories(frame)) or []
+    assert set(validated) == {"image_AUROC", "pixel_AUROC"}, "a validation has to be cheap"
 
 
 def measure(frame: pd.DataFrame, folder: Path, processes: int = 1) -> dict[str, Any]:

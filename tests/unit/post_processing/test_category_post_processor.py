@@ -13,6 +13,7 @@ import pytest
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
+from torch.utils.data import DataLoader, DistributedSampler
 
 from anomalib_crad.post_processing import CategoryPostProcessor, LevelThresholds, Threshold, Thresholds
 from anomalib_crad.recording import PredictionRecorder
@@ -45,11 +46,18 @@ def make_batch(*scores: float, labels: tuple[int, ...] | None = None) -> ImageBa
     )
 
 
-def validate(post_processor: PostProcessor, *batches: ImageBatch, sanity_checking: bool = False) -> None:
+def validate(
+    post_processor: PostProcessor,
+    *batches: ImageBatch,
+    sanity_checking: bool = False,
+    dataloaders: Any = None,  # noqa: ANN401
+) -> None:
     """Call what Lightning calls in a validation epoch, of the recorder and of a post-processor."""
     model: Any = None
-    trainer: Any = SimpleNamespace(callbacks=[], val_dataloaders=[object()], sanity_checking=sanity_checking)
-    callbacks = [PredictionRecorder.of(trainer), post_processor]
+    trainer: Any = SimpleNamespace(
+        callbacks=[], val_dataloaders=dataloaders or [object()], sanity_checking=sanity_checking
+    )
+    callbacks: list[Any] = [PredictionRecorder.of(trainer), post_processor]
     for callback in callbacks:
         callback.on_validation_epoch_start(trainer, model)
     for number, batch in enumerate(batches):
@@ -184,6 +192,17 @@ def test_the_last_validation_counts() -> None:
     assert post_processor.image_threshold == 6
     validate(post_processor)
     assert post_processor.image_threshold == 6, "an epoch that brings nothing changes nothing"
+
+
+def test_images_that_a_distributed_sampler_repeats_are_left_out() -> None:
+    """The second of two processes has the image 1 of three, and the image 0 again."""
+    sampler = DistributedSampler(range(3), 2, 1, shuffle=False)
+    loader = DataLoader(range(3), sampler=sampler)
+    batch = make_batch(1, 3, labels=(0, 1))
+    repeated, whole = CategoryPostProcessor(), CategoryPostProcessor()
+    validate(repeated, make_batch(1, 99, labels=(0, 0)), batch, dataloaders=loader)
+    validate(whole, make_batch(1, labels=(0,)))
+    assert repeated.thresholds == whole.thresholds
 
 
 def test_a_level_that_the_last_validation_lacks_is_forgotten() -> None:
