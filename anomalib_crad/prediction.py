@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a trained model says of an image, as plain values.
+"""Predictions of a trained model as plain values.
 
-anomalib's batches have optional fields for every task; comparing and picturing need four, present and on the CPU.
+anomalib's batches have optional fields for every task; comparisons and pictures need four of them, all present and on
+the CPU.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ def predict(
     """Predict the images of a datamodule's prediction set, without saving pictures.
 
     Args:
-        model: The model; its visualizer is put aside meanwhile.
-        datamodule: Where the images come from.
-        checkpoint: Whose weights and settings the model shall have, or ``None`` for those that it has.
+        model: The model; its visualizer is removed during the prediction and restored afterwards.
+        datamodule: The datamodule of the images.
+        checkpoint: Checkpoint to load weights and settings from, or ``None`` to keep the model's own.
         accelerator: Lightning's name of the device. Defaults to ``"auto"``.
 
     Returns:
-        A prediction for each image.
+        One prediction per image.
     """
     visualizer, model.visualizer = model.visualizer, None
     try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One picture of a run: images of every category beside their heat maps, good ones and anomalous ones.
+"""One picture of a run: good and anomalous images of every category beside their heat maps.
 
-anomalib saves a picture of every test image. This is the one to look at first, and to put into a report: all images
-share one colour scale, so that it shows what one threshold for all categories would see.
+anomalib saves a picture of every test image. This overview is the one to look at first and to put into a report: all
+images share one colour scale, so it shows what one threshold for all categories would see.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def save_overview(
 ) -> Path:
     """Draw images of each category beside their heat maps.
 
-    Shown are images spread evenly over the range of scores, not the best ones: ``columns`` good ones in one row and as
-    many anomalous ones in the next, in ascending order of their score.
+    The images are spread evenly over the range of scores instead of being the best ones: ``columns`` good images in
+    one row and as many anomalous ones in the next, in ascending order of their scores.
 
     Args:
         predictions: Predictions of a trained model.
         samples: Frame of the dataset with ``image_path``, ``label_index`` and, for several categories, ``category``.
-        path: Where to save the picture.
+        path: File to save the picture to.
         columns: Images in a row. Defaults to ``3``.
 
     Returns:
@@ -74,7 +74,7 @@ def save_overview(
 def _rows(
     predictions: dict[str, Prediction], samples: pd.DataFrame, columns: int
 ) -> list[tuple[str, list[Prediction]]]:
-    """Title and images of each row."""
+    """Return title and images of each row."""
     categories = samples["category"] if "category" in samples else np.full(len(samples), "all")
     rows = []
     for (category, label), group in samples.groupby([categories, "label_index"], sort=True):
