@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ``CategoryEvaluator`` costs beyond inference: time and memory on a made-up test set of MVTec AD's size.
+"""Cost of ``CategoryEvaluator`` and ``CategoryPostProcessor`` beyond inference, on made-up images.
 
-Tests a model that returns ready-made maps twice through Lightning, without evaluator and with it; the difference is
-what the evaluation costs. Run it with ``python tests/benchmarks/evaluation.py``.
+A model that returns ready-made maps is tested without evaluator and with it, and validated without both components and
+with them. The differences are the cost of evaluation and of thresholds. The defaults have the size of MVTec AD's test
+set. Run it with ``python tests/benchmarks/evaluation.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import resource
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,11 +30,13 @@ from torch.utils.data import DataLoader
 from torchvision.tv_tensors import Mask
 
 from anomalib_crad.metrics import CategoryEvaluator
+from anomalib_crad.post_processing import CategoryPostProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import nn
 
 ANOMALOUS_SHARE = 1258 / 1725  # of MVTec AD's test images
 PATTERNS = 16
@@ -95,6 +98,8 @@ class ReadyMade(AnomalibModule):
         anomaly_map = batch.image[:, :1]
         return batch.update(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
 
+    validation_step = test_step
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print.
@@ -113,26 +118,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     dataset = ReadyMadeMaps(options.images, options.size, options.categories, options.seed)
     loader = DataLoader(dataset, options.batch_size, collate_fn=dataset.collate_fn)
-    without, memory_without = run(loader, evaluator=False)
-    seconds, memory = run(loader, evaluator=CategoryEvaluator())
+    without, memory_without = run(loader, "test", evaluator=False)
+    seconds, memory = run(loader, "test", evaluator=CategoryEvaluator())
     console = Console()
     console.print(f"{options.images} images, {options.size} x {options.size}, {options.categories} categories")
     console.print(f"without evaluator: {without:6.1f} s, peak memory of the process {memory_without:5.2f} GiB")
     console.print(f"with evaluator:    {seconds:6.1f} s, peak memory of the process {memory:5.2f} GiB")
     console.print(f"evaluation:        {seconds - without:6.1f} s, {memory - memory_without:5.2f} GiB more")
+    neither, _ = run(loader, "validate", evaluator=False, post_processor=False)
+    both, memory = run(loader, "validate", evaluator=CategoryEvaluator(), post_processor=CategoryPostProcessor())
+    console.print(
+        f"validation:        {both - neither:6.1f} s for evaluator and post-processor, peak {memory:5.2f} GiB"
+    )
 
 
-def run(loader: DataLoader, *, evaluator: CategoryEvaluator | bool) -> tuple[float, float]:
-    """Test once.
+def run(loader: DataLoader, stage: Literal["test", "validate"], **components: nn.Module | bool) -> tuple[float, float]:
+    """Test or validate once.
 
     Args:
-        loader: Dataloader of the test set.
-        evaluator: Evaluator, or ``False`` for none.
+        loader: Dataloader of the images.
+        stage: Name of the trainer's method.
+        **components: Evaluator and post-processor, or ``False`` for none.
 
     Returns:
-        Seconds that the test took, and the peak memory of this process so far in GiB.
+        Seconds that it took, and the peak memory of this process so far in GiB.
     """
-    model = ReadyMade(evaluator=evaluator, visualizer=False, pre_processor=False)
+    arguments: dict[str, Any] = {"visualizer": False, "pre_processor": False, **components}
+    model = ReadyMade(**arguments)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             default_root_dir=folder,
@@ -142,7 +154,7 @@ def run(loader: DataLoader, *, evaluator: CategoryEvaluator | bool) -> tuple[flo
             enable_model_summary=False,
         )
         begin = time.perf_counter()
-        trainer.test(model, loader)
+        getattr(trainer, stage)(model, loader)
         seconds = time.perf_counter() - begin
     units_per_gib = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_gib
