@@ -48,7 +48,7 @@ class CategoryMetric(ABC):
     Example:
         AUPRO up to a stricter false-positive rate, beside the metrics that are there by default:
 
-        >>> from anomalib_crad.metrics import DEFAULT_METRICS, CategoryEvaluator
+        >>> from anomalib_crad.metrics import DEFAULT_METRICS, CategoryEvaluator, CategoryMetric
         >>> from anomalib_crad.metrics.overlap import area_under_overlap, region_shares
         >>> class PixelAUPRO5(CategoryMetric):
         ...     name = "pixel_AUPRO5"
