@@ -143,7 +143,7 @@ def average_precision(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -
 
     Example:
         >>> average_precision(np.array([0.1, 7.0, 0.3, 2.0]), np.array([False, True, True, False]))
-        0.8333333333333334
+        0.8333333333333333
     """
     return Ranking.of(scores, labels).average_precision()
 
