@@ -23,9 +23,9 @@ from anomalib_crad.data.inspection.inspect import inspect_samples
 from anomalib_crad.data.mask_batches import MaskBatchSampler
 from anomalib_crad.data.merging import category_names, common_folder_name, overwritten_pictures
 from anomalib_crad.data.samplers import CategoryBalancedSampler
-from anomalib_crad.data.setup_checks import reject_bad_files, reject_half_labelled, reject_untrained
+from anomalib_crad.data.inspection.refusals import reject_bad_files, reject_half_labelled, reject_untrained
 from anomalib_crad.data.sources.arguments import agreed, given_datamodules
-from anomalib_crad.data.sources.bases import ALL
+from anomalib_crad.data.sources.categories import ALL
 
 logger = logging.getLogger(__name__)
 

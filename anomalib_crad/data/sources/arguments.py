@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from anomalib_crad.data.category_sets import SUBSETS
-from anomalib_crad.data.sources.bases import ALL, category_datamodules
+from anomalib_crad.data.sources.categories import ALL, category_datamodules
 from anomalib_crad.data.sources.datamodule_classes import as_datamodule, find_datamodule_class, plain
 
 if TYPE_CHECKING:
