@@ -1,33 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Turn anomalib datamodules of one category each into one set: names, frames and a folder that holds all of it.
+"""Merge anomalib datamodules of one category each: their names, their sets, their frames of samples, their folders.
 
-Pure functions on frames and datamodules, used by ``MultiCategory``. Nothing here reads an image.
+Each datamodule reads and splits its own images. What is merged is what the datamodule would hand to a trainer, which is
+not always what its attributes hold: ``MVTecAD2`` chooses among three test sets in its dataloader.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 from anomalib import TaskType
+from anomalib.data import AnomalibDataModule, MVTecLOCO
 from anomalib.data.utils import LabelName
 from anomalib.utils.path import generate_output_filename
 
+from anomalib_crad.data.dataset import MultiCategoryDataset
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
-    from anomalib.data import AnomalibDataModule
+    from anomalib.data import AnomalibDataset
+
+SUBSETS = ("train", "val", "test")
 
 
-def category_names(datamodules: Sequence[AnomalibDataModule]) -> list[str]:
-    """Name each datamodule's category uniquely.
+def unique_category_names(datamodules: Sequence[AnomalibDataModule]) -> list[str]:
+    """Give each datamodule's category a unique name.
 
     A category keeps its own name (the datamodule's name where it has none). Where two share one, the datamodule's name
-    is put before it, and a number behind it where even that is not enough.
+    becomes a prefix, and a number a suffix where even that is not enough.
 
     Args:
         datamodules: Datamodules of one category each.
@@ -35,14 +43,14 @@ def category_names(datamodules: Sequence[AnomalibDataModule]) -> list[str]:
     Returns:
         One name for each, all different.
     """
-    plain = [datamodule.category or datamodule.name for datamodule in datamodules]
-    counts = Counter(plain)
-    long = [
+    own_names = [datamodule.category or datamodule.name for datamodule in datamodules]
+    counts = Counter(own_names)
+    prefixed = [
         f"{datamodule.name}_{name}" if counts[name] > 1 else name
-        for datamodule, name in zip(datamodules, plain, strict=True)
+        for datamodule, name in zip(datamodules, own_names, strict=True)
     ]
     names: list[str] = []
-    for name in long:
+    for name in prefixed:
         candidate, number = name, 2
         while candidate in names:
             candidate, number = f"{name}_{number}", number + 1
@@ -50,13 +58,83 @@ def category_names(datamodules: Sequence[AnomalibDataModule]) -> list[str]:
     return names
 
 
+def read_subsets(datamodules: Mapping[str, AnomalibDataModule]) -> dict[str, MultiCategoryDataset]:
+    """Set up datamodules and merge their sets.
+
+    Args:
+        datamodules: For each category its datamodule.
+
+    Returns:
+        The datasets ``"train"``, ``"val"`` and ``"test"``, each only if any datamodule has it.
+
+    Raises:
+        ValueError: If categories cannot be read (the message names all of them), or two hold the same image.
+    """
+    _set_up(datamodules)
+    subsets = {}
+    for subset in SUBSETS:
+        parts = {name: _dataset(datamodule, subset) for name, datamodule in datamodules.items()}
+        present = {name: data for name, data in parts.items() if data is not None}
+        if present:
+            frames = {name: data.samples for name, data in present.items()}
+            samples = merge_samples(frames, training=subset == "train")
+            subsets[subset] = MultiCategoryDataset(samples, sources=list(present.values()))
+    return subsets
+
+
+def _set_up(datamodules: Mapping[str, AnomalibDataModule]) -> None:
+    errors: dict[str, Exception] = {}
+    for name, datamodule in datamodules.items():
+        try:
+            with _lists_in_frames(datamodule):
+                datamodule.setup()
+        except Exception as error:  # noqa: BLE001, PERF203 - whatever anomalib, pandas or a user's class raise
+            errors[name] = error
+    if errors:
+        first = next(iter(errors))
+        raise ValueError(_explanation(first, datamodules, errors)) from errors[first]
+
+
+def _explanation(name: str, datamodules: Mapping[str, AnomalibDataModule], errors: Mapping[str, Exception]) -> str:
+    """Name category and root, which the errors of anomalib and pandas do not."""
+    datamodule, error = datamodules[name], errors[name]
+    root = getattr(datamodule, "root", None)
+    reason = str(error) or type(error).__name__
+    text = f"{type(datamodule).__name__} cannot read category '{name}' (root: '{root}'): {reason}"
+    if len(errors) > 1:
+        readable = [other for other in datamodules if other not in errors]
+        others = ", ".join(other for other in errors if other != name)
+        text += f". Nor can these be read: {others}. Can be read: {', '.join(readable) or 'none'}."
+    return text
+
+
+@contextmanager
+def _lists_in_frames(datamodule: AnomalibDataModule) -> Generator[None, None, None]:
+    """Let ``MVTecLOCO`` put lists of masks into a column of strings, which pandas 3 refuses by default."""
+    if not (isinstance(datamodule, MVTecLOCO) and pd.__version__.startswith("3.")):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*infer_string", category=DeprecationWarning)
+        with pd.option_context("future.infer_string", False):  # noqa: FBT003
+            yield
+
+
+def _dataset(datamodule: AnomalibDataModule, subset: str) -> AnomalibDataset | None:
+    if not hasattr(datamodule, f"{subset}_data"):
+        return None
+    if subset == "test" and type(datamodule).test_dataloader is not AnomalibDataModule.test_dataloader:
+        return cast("AnomalibDataset", datamodule.test_dataloader().dataset)
+    return cast("AnomalibDataset", getattr(datamodule, f"{subset}_data"))
+
+
 def merge_samples(frames: Mapping[str, pd.DataFrame], *, training: bool) -> pd.DataFrame:
     """Merge the samples of categories into one frame.
 
     Args:
         frames: For each category anomalib's frame of samples, with the task in ``attrs``.
-        training: Whether these are the training images: normal ones then have an empty mask as soon as any category
-            has masks, so that every training batch has them.
+        training: Whether these are the training images. Normal ones then have an empty mask if any category has masks,
+            so that every training batch has them.
 
     Returns:
         All rows, with the columns ``category`` and ``has_mask`` (see ``MultiCategoryDataset``), absolute image paths
@@ -67,7 +145,7 @@ def merge_samples(frames: Mapping[str, pd.DataFrame], *, training: bool) -> pd.D
         ValueError: If two categories hold the same image.
     """
     merged = pd.concat([_labelled(name, frame) for name, frame in frames.items()], ignore_index=True)
-    merged.attrs.clear()  # each category's task; the dataset sets the task of all
+    merged.attrs.clear()  # holds one category's task; the dataset sets the task of all
     if training and merged["has_mask"].any():
         merged["has_mask"] |= merged["label_index"] == LabelName.NORMAL
     duplicates = merged[merged.duplicated("image_path", keep=False)]
@@ -100,8 +178,8 @@ def _mask_or_none(path: Any) -> Any:  # noqa: ANN401 - path, list of paths or pa
 def common_folder_name(datamodules: Sequence[AnomalibDataModule]) -> str | None:
     """Return the name of the folder that holds the folders of all categories.
 
-    anomalib's visualizer keeps of an image's path what follows the folder of this name, so that pictures of different
-    categories do not overwrite each other only if the folder is above all of them.
+    anomalib's visualizer saves a picture under the part of the image's path below the folder of this name. Pictures of
+    different categories do not overwrite each other only if this folder is above all categories.
 
     Args:
         datamodules: Datamodules of one category each.
@@ -131,7 +209,7 @@ def overwritten_pictures(samples: pd.DataFrame, name: str, category: str) -> tup
         category: The datamodule's category, empty if there are several.
 
     Returns:
-        Two image paths, or None if all pictures get names of their own.
+        Two image paths, or None if all pictures have different names.
     """
     seen: dict[Path, str] = {}
     for path in samples["image_path"]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What can be wrong with the images of a category, one function for each kind.
+"""Problems that the images of a category can have, one function for each kind.
 
 An error makes training or results wrong; a warning makes results say less than they seem to. Nothing here reads a file:
-``inspection.py`` has read what the functions need.
+``inspect.py`` has read what the functions need.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Sample(NamedTuple):
 
 @dataclass
 class Files:
-    """What has been read of the files of all categories.
+    """Content of the files of all categories, as far as problems depend on it.
 
     Attributes:
-        headers: Headers of images and masks that can be read.
-        broken: Why the others cannot be read.
-        copies: For each validation and test image with the bytes of a training image, that image.
+        headers: Headers of the images and masks that can be read.
+        broken: Reasons why the others cannot be read.
+        copies: Training images by the validation or test image that has the same bytes.
     """
 
     headers: dict[str, ImageHeader] = field(default_factory=dict)
@@ -58,15 +58,15 @@ class Files:
 
 
 def find_problems(category: str, samples: list[Sample], files: Files) -> list[Problem]:
-    """Find all that is wrong with a category.
+    """Find all problems of a category.
 
     Args:
         category: Its name.
         samples: All its images in all subsets.
-        files: What has been read of them.
+        files: Content of their files.
 
     Returns:
-        Errors first.
+        The problems, errors first.
     """
     kinds = (
         _unreadable,
@@ -97,7 +97,7 @@ def _too_deep(category: str, samples: list[Sample], files: Files) -> Iterator[Pr
 
 
 def _misaligned_masks(category: str, samples: list[Sample], files: Files) -> Iterator[Problem]:
-    stretched: dict[str, None] = {}  # ordered sets, since an image may be in validation and testing
+    stretched: dict[str, None] = {}  # dictionaries as ordered sets: an image may be in validation and testing
     scaled: dict[str, None] = {}
     for sample in samples:
         for mask in sample.masks:
@@ -166,12 +166,7 @@ def _copies_of_training(category: str, samples: list[Sample], files: Files) -> I
             message = f"{len(pairs)} anomalous images {_ALSO_TRAINED}, and would be learnt as normal"
             yield Problem("error", category, message, pairs)
         elif pairs:
-            yield Problem(
-                "warning",
-                category,
-                f"{len(pairs)} test or validation images {_ALSO_TRAINED}",
-                pairs,
-            )
+            yield Problem("warning", category, f"{len(pairs)} test or validation images {_ALSO_TRAINED}", pairs)
 
 
 def _paths(samples: Iterator[Sample] | list[Sample]) -> tuple[str, ...]:

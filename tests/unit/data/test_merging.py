@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from anomalib.data import Folder, MVTecAD, Visa
 
-from anomalib_crad.data.merging import category_names, common_folder_name, merge_samples, overwritten_pictures
+from anomalib_crad.data.merging import common_folder_name, merge_samples, overwritten_pictures, unique_category_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,12 +25,12 @@ def frame(*names: str, task: str = "segmentation", label: int = 0) -> pd.DataFra
 
 def test_categories_keep_their_names_where_these_are_unique() -> None:
     datamodules = [MVTecAD(category="bottle"), Visa(category="candle"), Folder(name="cap", normal_dir="good")]
-    assert category_names(datamodules) == ["bottle", "candle", "cap"]
+    assert unique_category_names(datamodules) == ["bottle", "candle", "cap"]
 
 
 def test_shared_names_get_the_datamodule_before_and_if_need_be_a_number_behind() -> None:
     datamodules = [MVTecAD(category="cap"), Visa(category="cap"), MVTecAD(root="other", category="cap")]
-    assert category_names(datamodules) == ["MVTecAD_cap", "Visa_cap", "MVTecAD_cap_2"]
+    assert unique_category_names(datamodules) == ["MVTecAD_cap", "Visa_cap", "MVTecAD_cap_2"]
 
 
 def test_each_image_has_its_category_and_says_whether_its_pixels_are_labelled() -> None:

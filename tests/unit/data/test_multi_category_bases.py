@@ -20,8 +20,8 @@ from made_up_sets import SETS, make_btech, make_folder, make_kolektor, make_mvte
 from omegaconf import OmegaConf
 from torchvision.transforms.v2 import Resize
 
-from anomalib_crad.data.category_sets import SUBSETS
 from anomalib_crad.data.elpv import Elpv
+from anomalib_crad.data.merging import SUBSETS
 from anomalib_crad.data.multi_category import MultiCategory
 from anomalib_crad.data.mvtec import MVTec
 

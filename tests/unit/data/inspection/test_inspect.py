@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every kind of problem is found, at its level and with its files; good data have none."""
+"""Every kind of problem is found, at its level and with its files; good data have none. Equal files are found."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from made_up_sets import make_folder, make_mvtecad2, make_realiad, write_mask
 from PIL import Image
 from rich.console import Console
 
-from anomalib_crad.cli.check import check_datamodule
-from anomalib_crad.data import image_files
+from anomalib_crad.data import check_datamodule, image_files
+from anomalib_crad.data.inspection.inspect import identical_files
 from anomalib_crad.data.multi_category import MultiCategory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from anomalib_crad.data.inspection.report import DataReport, Problem
@@ -233,3 +234,42 @@ def test_the_report_lists_what_it_found_below_its_table(tmp_path: Path) -> None:
     assert "[b]0.png" in shown
     assert "and 3 more" in shown
     assert "WARNING Category 'pin'" in shown
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    contents = {"a": b"same", "b": b"same", "c": b"else", "d": b"longer", "e": b"same", "f": b"longer than all"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return {name: str(tmp_path / name) for name in contents}
+
+
+def test_pairs_with_the_same_bytes(files: dict[str, str]) -> None:
+    first, second = [files[name] for name in "bad"], [files[name] for name in "fce"]
+    assert identical_files(first, second) == [(files["a"], files["e"])]
+
+
+def test_a_file_in_both_sets_is_its_own_equal(files: dict[str, str]) -> None:
+    assert identical_files([files["d"]], [files["d"], files["a"]]) == [(files["d"], files["d"])]
+
+
+def test_only_files_whose_size_is_in_both_sets_are_read(files: dict[str, str]) -> None:
+    read: list[str] = []
+
+    def progress(paths: list[str]) -> Iterable[str]:
+        read.extend(paths)
+        return paths
+
+    identical_files([files["a"], files["d"]], [files["c"], files["f"]], progress=progress)
+    assert read == [files["a"], files["c"]]
+
+
+def test_large_files_are_compared_to_their_end(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in "ab"]
+    for path, last in zip(paths, (0, 1), strict=True):
+        (tmp_path / path).write_bytes(bytes(3 << 20) + bytes([last]))
+    assert identical_files(paths[:1], paths[1:]) == []
+
+
+def test_no_files_are_no_pairs() -> None:
+    assert identical_files([], []) == []
