@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
-from anomalib.data.utils import LabelName, Split, TestSplitMode, ValSplitMode
+from anomalib.data.utils import LabelName, Split
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from PIL import Image
@@ -38,7 +38,7 @@ class Toy(MultiCategory):
 
 class _ToyCategory(AnomalibDataModule):
     def __init__(self, root: Path, category: str) -> None:
-        super().__init__(4, 4, 0, test_split_mode=TestSplitMode.FROM_DIR, val_split_mode=ValSplitMode.SAME_AS_TEST)
+        super().__init__(4, 4, 0, test_split_mode="from_dir", val_split_mode="same_as_test")
         self.root = root
         self.category = category
 
@@ -95,8 +95,8 @@ def test_a_datamodule_is_one_file(root: Path, tmp_path: Path) -> None:
     engine.fit(model, datamodule=datamodule)
     (means,) = engine.test(model, datamodule=datamodule)
     assert 0 <= means["image_AUROC"] <= 1
-    report = model.evaluator.report
-    assert set(report.categories) == set(CATEGORIES)
+    (table,) = (tmp_path / "results").rglob("category_metrics.csv")
+    assert set(CATEGORIES) <= set(pd.read_csv(table)["category"])
     path = engine.export(model, ExportType.TORCH, export_root=tmp_path / "exported")
     assert path is not None
     assert path.is_file()
