@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -89,6 +90,22 @@ def read_header(path: str) -> ImageHeader:
         if end is not None and not _ends_with(file.fileno(), end):
             image.load()  # bytes after the end are legal, so only decoding shows that pixels are missing
     return header
+
+
+def read_mask_share(path: str) -> float:
+    """Decode a mask, and measure how much of the image it marks as anomalous.
+
+    Args:
+        path: The mask.
+
+    Returns:
+        Share of the pixels that are true as anomalib reads masks: grey value above 0, transparency dropped.
+
+    Raises:
+        OSError: If the file cannot be decoded; the others of ``READ_ERRORS`` likewise.
+    """
+    with Image.open(path) as image:
+        return float((np.asarray(image.convert("L")) > 0).mean())
 
 
 def reject_bad_image_files(images: Iterable[str], masks: Iterable[str] = ()) -> None:

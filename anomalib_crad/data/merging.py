@@ -138,8 +138,8 @@ def merge_samples(frames: Mapping[str, pd.DataFrame], *, training: bool) -> pd.D
 
     Returns:
         All rows, with the columns ``category`` and ``has_mask`` (see ``MultiCategoryDataset``), absolute image paths
-        without symbolic links, as anomalib's items show them, and None for every mask path that is missing or belongs
-        to an image that is not anomalous.
+        without symbolic links of folders, and None for every mask path that is missing or belongs to an image that is
+        not anomalous.
 
     Raises:
         ValueError: If two categories hold the same image.
@@ -164,11 +164,19 @@ def _labelled(category: str, frame: pd.DataFrame) -> pd.DataFrame:
     masks = pd.Series([_mask_or_none(path) for path in paths], index=frame.index, dtype=object)
     labelled = (frame["label_index"] == LabelName.NORMAL) | masks.notna()
     return frame.assign(
-        image_path=[str(Path(path).resolve()) for path in frame["image_path"]],
+        image_path=[_with_own_name(path) for path in frame["image_path"]],
         mask_path=masks,
         category=category,
         has_mask=labelled & (frame.attrs.get("task") == TaskType.SEGMENTATION),
     )
+
+
+def _with_own_name(path: str) -> str:
+    """Follow symbolic links of folders, which ``common_folder_name`` follows too, but not a link of the file itself.
+
+    Data stores such as DVC, git-annex and model hubs keep files under nameless hashes, and link to them by name.
+    """
+    return str(Path(path).parent.resolve() / Path(path).name)
 
 
 def _mask_or_none(path: Any) -> Any:  # noqa: ANN401 - path, list of paths or pandas' missing value

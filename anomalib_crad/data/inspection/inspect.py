@@ -3,7 +3,7 @@
 """Inspect all images of a merged set before training.
 
 Works on frames of samples as ``MultiCategory`` merges them. Reads the header of every image and mask once, and all
-bytes of images that may be in both training and testing. Decodes no pixels.
+bytes of images that may be in both training and testing. Decodes masks, but no images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anomalib_crad.data.dataset import mask_paths
-from anomalib_crad.data.image_files import READ_ERRORS, read_header
+from anomalib_crad.data.image_files import READ_ERRORS, read_header, read_mask_share
 from anomalib_crad.data.inspection.problems import TRAIN, Files, Sample, find_problems
 from anomalib_crad.data.inspection.report import DataReport, SubsetSummary
 
@@ -64,9 +64,10 @@ def inspect_samples(frames: Mapping[str, pd.DataFrame], *, progress: bool = Fals
 
 def _read(samples: list[Sample], show: Callable[..., Iterable[str]]) -> Files:
     files = Files()
+    masks = {mask for sample in samples for mask in sample.masks}
     paths = dict.fromkeys(path for sample in samples for path in (sample.path, *sample.masks))
     for path in show(list(paths), description="Reading headers"):
-        _read_one(path, files)
+        _read_one(path, files, is_mask=path in masks)
     readable = [sample for sample in samples if sample.path in files.headers]
     pairs = identical_files(
         [sample.path for sample in readable if sample.subset == TRAIN],
@@ -77,9 +78,11 @@ def _read(samples: list[Sample], show: Callable[..., Iterable[str]]) -> Files:
     return files
 
 
-def _read_one(path: str, files: Files) -> None:
+def _read_one(path: str, files: Files, *, is_mask: bool) -> None:
     try:
         files.headers[path] = read_header(path)
+        if is_mask:
+            files.mask_shares[path] = read_mask_share(path)
     except READ_ERRORS as error:
         files.broken[path] = str(error) or type(error).__name__
 

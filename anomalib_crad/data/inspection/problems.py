@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 TRAIN = "train"
 TEST = "test"
+_MOST = 0.8
+"""Share of an image above which a mask is more likely to be inverted, or to hold class numbers, than right."""
+_MASK_READING = (
+    "a mask is true wherever its grey value is above 0, and transparency is dropped: save defects white on black"
+)
 _ALSO_TRAINED = "are also training images, of this category or another"
 
 
@@ -48,11 +53,13 @@ class Files:
 
     Attributes:
         headers: Headers of the images and masks that can be read.
+        mask_shares: Share of the image that each mask marks as anomalous, in [0, 1].
         broken: Reasons why the others cannot be read.
         copies: Training images by the validation or test image that has the same bytes.
     """
 
     headers: dict[str, ImageHeader] = field(default_factory=dict)
+    mask_shares: dict[str, float] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
 
@@ -72,6 +79,7 @@ def find_problems(category: str, samples: list[Sample], files: Files) -> list[Pr
         _unreadable,
         _too_deep,
         _misaligned_masks,
+        _implausible_masks,
         _bad_training,
         _untestable,
         _missing_masks,
@@ -111,6 +119,19 @@ def _misaligned_masks(category: str, samples: list[Sample], files: Files) -> Ite
     if scaled:
         message = f"{len(scaled)} masks differ in resolution from their image and are scaled to it"
         yield Problem("warning", category, message, tuple(scaled))
+
+
+def _implausible_masks(category: str, samples: list[Sample], files: Files) -> Iterator[Problem]:
+    masks = dict.fromkeys(mask for sample in samples for mask in sample.masks)
+    shares = {mask: files.mask_shares[mask] for mask in masks if mask in files.mask_shares}
+    empty = tuple(f"'{mask}'" for mask, share in shares.items() if share == 0)
+    if empty:
+        message = f"{len(empty)} masks of anomalous images mark no pixel; {_MASK_READING}"
+        yield Problem("warning", category, message, empty)
+    full = tuple(f"'{mask}' ({share:.0%})" for mask, share in shares.items() if share > _MOST)
+    if full:
+        message = f"{len(full)} masks mark more than {_MOST:.0%} of their image; {_MASK_READING}"
+        yield Problem("warning", category, message, full)
 
 
 def _bad_training(category: str, samples: list[Sample], _files: Files) -> Iterator[Problem]:

@@ -104,6 +104,27 @@ def test_common_folder_follows_symbolic_links(tmp_path: Path) -> None:
     assert common_folder_name(datamodules) == "disk"
 
 
+def test_images_that_are_links_keep_their_own_names(tmp_path: Path) -> None:
+    """As DVC, git-annex and model hubs lay data sets out: links to one store of nameless files."""
+    blob = tmp_path / "store" / "84096e4b"
+    blob.parent.mkdir()
+    blob.touch()
+    frames = {}
+    for category in ("cap", "nut"):
+        (tmp_path / category).mkdir()
+        (tmp_path / category / "tray.png").symlink_to(blob)
+        frames[category] = frame("x").assign(image_path=[str(tmp_path / category / "tray.png")])
+    merged = merge_samples(frames, training=False)
+    assert merged["image_path"].tolist() == [str(tmp_path / name / "tray.png") for name in ("cap", "nut")]
+
+
+def test_links_of_folders_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cap").symlink_to(tmp_path / "disk")
+    linked = frame("x").assign(image_path=[str(tmp_path / "cap" / "a.png")])
+    assert merge_samples({"cap": linked}, training=False)["image_path"].tolist() == [str(tmp_path / "disk" / "a.png")]
+
+
 def test_no_common_folder_without_roots() -> None:
     assert common_folder_name([Folder(name="cap", normal_dir="/x/good")]) is None
     assert common_folder_name([MVTecAD(root="/x", category="a"), MVTecAD(root="/y", category="a")]) is None

@@ -22,7 +22,7 @@ from anomalib_crad.data.inspection.inspect import identical_files
 from anomalib_crad.data.multi_category import MultiCategory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from anomalib_crad.data.inspection.report import DataReport, Problem
@@ -104,6 +104,50 @@ def test_masks_of_another_shape_are_errors_and_of_another_resolution_warnings(tm
     image = tmp_path / "cap" / "defective" / "scratch" / "capg.png"
     assert stretched.files == (f"'{masks / 'capg.png'}' (16 x 24) of '{image}' (24 x 16)",)
     assert scaled.files[0].startswith(f"'{masks / 'caph.png'}' (12 x 8) of ")
+
+
+def white_on_transparent(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([np.full((*mask.shape, 3), 255, np.uint8), mask * np.uint8(255)]))
+
+
+def black_on_transparent(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([np.zeros((*mask.shape, 3), np.uint8), mask * np.uint8(255)]))
+
+
+def dark_palette(mask: np.ndarray) -> Image.Image:
+    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
+    image.putpalette([0, 0, 0, 0, 0, 4] + [0] * 762)
+    return image
+
+
+def class_numbers(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) + np.uint8(1))
+
+
+def inverted(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray((~mask).astype(np.uint8) * np.uint8(255))
+
+
+@pytest.mark.parametrize(
+    ("save_as", "words"),
+    [
+        (white_on_transparent, "2 masks mark more than 80% of their image"),
+        (black_on_transparent, "2 masks of anomalous images mark no pixel"),
+        (dark_palette, "2 masks of anomalous images mark no pixel"),
+        (class_numbers, "2 masks mark more than 80% of their image"),
+        (inverted, "2 masks mark more than 80% of their image"),
+    ],
+)
+def test_masks_of_annotation_tools_that_anomalib_misreads_are_warnings(
+    tmp_path: Path, save_as: Callable[[np.ndarray], Image.Image], words: str
+) -> None:
+    folder = make_category(tmp_path, "cap")
+    for path in (folder / "ground_truth" / "scratch").iterdir():
+        save_as(np.asarray(Image.open(path)) > 0).save(path)
+    found = problem(check_datamodule(MVTecAD(root=folder.parent, category="cap", num_workers=0)), words)
+    assert found.level == "warning"
+    assert "save defects white on black" in found.message
+    assert str(folder / "ground_truth") in found.files[0]
 
 
 def test_missing_masks_are_a_warning_only_where_others_are_there(tmp_path: Path) -> None:
