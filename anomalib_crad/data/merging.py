@@ -2,33 +2,28 @@
 
 """Merge anomalib datamodules of one category each: their names, their sets, their frames of samples, their folders.
 
-Each datamodule reads and splits its own images. What is merged is what the datamodule would hand to a trainer, which is
-not always what its attributes hold: ``MVTecAD2`` chooses among three test sets in its dataloader.
+Each datamodule reads and splits its own images (``reading.py``).
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule, MVTecLOCO
 from anomalib.data.utils import LabelName
 from anomalib.utils.path import generate_output_filename
 
 from anomalib_crad.data.dataset import MultiCategoryDataset
+from anomalib_crad.data.reading import SUBSETS, read_categories
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from anomalib.data import AnomalibDataset
-
-SUBSETS = ("train", "val", "test")
+    from anomalib.data import AnomalibDataModule
 
 
 def unique_category_names(datamodules: Sequence[AnomalibDataModule]) -> list[str]:
@@ -70,62 +65,15 @@ def read_subsets(datamodules: Mapping[str, AnomalibDataModule]) -> dict[str, Mul
     Raises:
         ValueError: If categories cannot be read (the message names all of them), or two hold the same image.
     """
-    _set_up(datamodules)
+    parts = read_categories(datamodules)
     subsets = {}
     for subset in SUBSETS:
-        parts = {name: _dataset(datamodule, subset) for name, datamodule in datamodules.items()}
-        present = {name: data for name, data in parts.items() if data is not None}
+        present = {name: sets[subset] for name, sets in parts.items() if subset in sets}
         if present:
-            frames = {name: data.samples for name, data in present.items()}
+            frames = {name: part.samples for name, part in present.items()}
             samples = merge_samples(frames, training=subset == "train")
-            subsets[subset] = MultiCategoryDataset(samples, sources=list(present.values()))
+            subsets[subset] = MultiCategoryDataset(samples, sources=[part.dataset for part in present.values()])
     return subsets
-
-
-def _set_up(datamodules: Mapping[str, AnomalibDataModule]) -> None:
-    errors: dict[str, Exception] = {}
-    for name, datamodule in datamodules.items():
-        try:
-            with _lists_in_frames(datamodule):
-                datamodule.setup()
-        except Exception as error:  # noqa: BLE001, PERF203 - whatever anomalib, pandas or a user's class raise
-            errors[name] = error
-    if errors:
-        first = next(iter(errors))
-        raise ValueError(_explanation(first, datamodules, errors)) from errors[first]
-
-
-def _explanation(name: str, datamodules: Mapping[str, AnomalibDataModule], errors: Mapping[str, Exception]) -> str:
-    """Name category and root, which the errors of anomalib and pandas do not."""
-    datamodule, error = datamodules[name], errors[name]
-    root = getattr(datamodule, "root", None)
-    reason = str(error) or type(error).__name__
-    text = f"{type(datamodule).__name__} cannot read category '{name}' (root: '{root}'): {reason}"
-    if len(errors) > 1:
-        readable = [other for other in datamodules if other not in errors]
-        others = ", ".join(other for other in errors if other != name)
-        text += f". Nor can these be read: {others}. Can be read: {', '.join(readable) or 'none'}."
-    return text
-
-
-@contextmanager
-def _lists_in_frames(datamodule: AnomalibDataModule) -> Generator[None, None, None]:
-    """Let ``MVTecLOCO`` put lists of masks into a column of strings, which pandas 3 refuses by default."""
-    if not (isinstance(datamodule, MVTecLOCO) and pd.__version__.startswith("3.")):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*infer_string", category=DeprecationWarning)
-        with pd.option_context("future.infer_string", False):  # noqa: FBT003
-            yield
-
-
-def _dataset(datamodule: AnomalibDataModule, subset: str) -> AnomalibDataset | None:
-    if not hasattr(datamodule, f"{subset}_data"):
-        return None
-    if subset == "test" and type(datamodule).test_dataloader is not AnomalibDataModule.test_dataloader:
-        return cast("AnomalibDataset", datamodule.test_dataloader().dataset)
-    return cast("AnomalibDataset", getattr(datamodule, f"{subset}_data"))
 
 
 def merge_samples(frames: Mapping[str, pd.DataFrame], *, training: bool) -> pd.DataFrame:

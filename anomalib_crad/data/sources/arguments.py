@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anomalib_crad.data.merging import SUBSETS
+from anomalib_crad.data.reading import SUBSETS
 from anomalib_crad.data.sources.categories import ALL, category_datamodules
 from anomalib_crad.data.sources.datamodule_classes import as_datamodule, find_datamodule_class, to_builtin
 
