@@ -1,9 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The datamodules. None of them imports from `anomalib.models`, which itself imports `anomalib.data`.
+"""The datamodules, and the inspection of their images.
 
-`anomalib.data` comes first, whichever datamodule is imported: the plugin publishes ours as soon as it is complete, and
-a datamodule whose own import triggered that would still be half defined.
+No file here imports from `anomalib.models`, which itself imports `anomalib.data`. `anomalib.data` is imported first,
+whichever name is asked for: the plugin publishes our datamodules as soon as `anomalib.data` is complete, and a
+datamodule whose own import triggered that would still be half defined.
+
+Example:
+    >>> from anomalib_crad.data import MultiCategory, check_datamodule
+    >>> report = check_datamodule(MultiCategory(base="Folder", base_args={...}))  # doctest: +SKIP
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 import anomalib.data  # noqa: F401
+
+from anomalib_crad import _DEFINED_IN as _PACKAGE_DEFINED_IN
+
+if TYPE_CHECKING:
+    from anomalib_crad.data.inspection.datamodule import check_datamodule
+    from anomalib_crad.data.inspection.report import DataReport, Problem, SubsetSummary
+
+__all__ = ["DataReport", "Problem", "SubsetSummary", "check_datamodule"]
+
+_DEFINED_IN = {
+    "DataReport": "anomalib_crad.data.inspection.report",
+    "Problem": "anomalib_crad.data.inspection.report",
+    "SubsetSummary": "anomalib_crad.data.inspection.report",
+    "check_datamodule": "anomalib_crad.data.inspection.datamodule",
+}
+
+# The front of the package names the datamodules, so that a new one needs no line here.
+_DATAMODULES = {name: module for name, module in _PACKAGE_DEFINED_IN.items() if module.startswith(f"{__name__}.")}
+_DEFINED_IN.update(_DATAMODULES)
+__all__.extend(_DATAMODULES)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
+    if name not in _DEFINED_IN:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_DEFINED_IN[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

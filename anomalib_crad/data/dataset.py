@@ -2,28 +2,27 @@
 
 """A dataset of several categories in one frame of samples.
 
-It differs from anomalib's dataset in three ways: the frame has a column ``category`` (which no item and no batch ever
-carries: a unified model is told no class), categories with and without masks may mix, and a file that cannot be
-decoded is named in the error.
+It differs from anomalib's dataset in three ways. The frame has a column ``category``, which no item and no batch
+carries, since a unified model is told no class. Categories with and without masks may mix. An error names the file that
+cannot be decoded.
 
-Masks. The column ``has_mask`` says of each image whether its pixels are labelled. A normal image of a category with
-masks, and any normal training image, has an empty mask; an image of a category that is labelled by image only, and an
-anomalous image whose mask is missing, has none, since calling the pixels of its defects normal would be wrong. Pixel
-metrics take the images with ``has_mask``.
+The column ``has_mask`` says whether the pixels of an image are labelled. A normal image of a category with masks, and
+any normal training image, has an empty mask. An image of a category that is labelled by image only has no mask, nor has
+an anomalous image whose mask is missing: an empty one would call the pixels of its defects normal. Pixel metrics use
+the images with ``has_mask``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataset, ImageItem
+from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import LabelName, read_image, read_mask
 from torchvision.tv_tensors import Mask
 
 from anomalib_crad.data.image_files import READ_ERRORS, unreadable
-from anomalib_crad.data.mask_batches import collate_masks_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,8 +38,8 @@ class MultiCategoryDataset(AnomalibDataset):
         samples: One row an image with anomalib's columns ``image_path``, ``split``, ``label_index`` and ``mask_path``
             (None where there is none, a list where an image has several) and ours, ``category`` and ``has_mask``.
         augmentations: Transform of image and mask. Defaults to ``None``.
-        sources: Datasets that own files of ``samples`` and delete them in the end (anomalib's synthetic anomalies);
-            they are kept alive as long as this dataset. Defaults to ``()``.
+        sources: Datasets that delete files of ``samples`` when they are deleted themselves (anomalib's synthetic
+            anomalies); this dataset keeps them alive. Defaults to ``()``.
     """
 
     def __init__(
@@ -90,12 +89,27 @@ class MultiCategoryDataset(AnomalibDataset):
 
     @property
     def collate_fn(self) -> Callable:
-        """Collate items into anomalib's ``ImageBatch``, with masks if all items have one."""
+        """Function that collates items into anomalib's ``ImageBatch``, with masks if all items have one."""
         return collate_masks_or_none
 
 
+def collate_masks_or_none(items: list[ImageItem]) -> ImageBatch:
+    """Collate items as anomalib does, without masks unless every item has one.
+
+    Args:
+        items: Items of one batch.
+
+    Returns:
+        The batch; its ``gt_mask`` is None if any item lacks a mask.
+    """
+    if any(item.gt_mask is None for item in items):
+        for item in items:
+            item.gt_mask = None
+    return cast("ImageBatch", ImageBatch.collate(items))
+
+
 def mask_paths(entry: str | list[str] | None) -> list[str]:
-    """Read an entry of the column ``mask_path``.
+    """List the paths in an entry of the column ``mask_path``.
 
     Args:
         entry: One path, several, or None.

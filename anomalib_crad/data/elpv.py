@@ -3,8 +3,9 @@
 """Solar cells in electroluminescence images, from the PyPI package ``elpv-dataset``.
 
 2,624 grey images of 300 x 300 pixels of monocrystalline and polycrystalline cells, each with the probability that the
-cell is defective; here 0 is good and 1 is anomalous, and what experts doubted is left out. There are no masks, so the
-task is classification. The package brings the images along: no download at run time. Licence CC BY-NC-SA 4.0.
+cell is defective. Here 0 is good and 1 is anomalous; cells in between, about which experts were unsure, are left out.
+There are no masks, so the task is classification. The package contains the images, so nothing is downloaded at run
+time. Licence CC BY-NC-SA 4.0.
 S. Deitsch et al., Automatic classification of defective photovoltaic module cells in electroluminescence images,
 Solar Energy 185, 2019.
 """
@@ -20,7 +21,7 @@ from anomalib.data.utils import LabelName, Split, TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
 
 from anomalib_crad.data.multi_category import MultiCategory
-from anomalib_crad.data.sources.selection import select_categories
+from anomalib_crad.data.sources import select_categories
 
 CATEGORIES = ("mono", "poly")
 
@@ -48,7 +49,7 @@ class Elpv(MultiCategory):
         val_split_mode (ValSplitMode | str): How each category's validation set is made, as in anomalib's datamodules.
             Defaults to ``ValSplitMode.SAME_AS_TEST``.
         val_split_ratio (float): Share of each category's images for validation. Defaults to ``0.5``.
-        seed (int): Seed of all splits. A smaller cap chooses among what a larger one has chosen. Defaults to ``0``.
+        seed (int): Seed of all splits. The images of a smaller cap are among those of a larger one. Defaults to ``0``.
 
     Raises:
         ImportError: If the package ``elpv-dataset`` is not installed.
@@ -102,7 +103,7 @@ class Elpv(MultiCategory):
             test_augmentations=test_augmentations,
             augmentations=augmentations,
         )
-        self._name = type(self).__name__  # the images lie in one folder, so that no two pictures share a name
+        self._name = type(self).__name__  # all images lie in one folder, so no two pictures have one name
 
 
 class _ElpvCategory(AnomalibDataModule):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is wrong with an image file, found before training starts.
+"""Headers of image files, and the files that are rejected because of them before training starts.
 
-anomalib opens images one by one while it trains, so a broken file stops a run after minutes or hours and the error
-does not say which file it was. Worse, Pillow's conversion to RGB clips 16-bit grey images to white without a word, in
-training and in every inferencer alike. Reading the headers of a data set costs some tens of microseconds a file, so it
-is done once, for all files, when the data are set up.
+anomalib opens images one by one while it trains, so a broken file stops a run after minutes or hours, and the error
+does not name the file. Worse, Pillow's conversion to RGB silently clips 16-bit grey images to white, in training and in
+every inferencer alike. Reading a header takes some tens of microseconds, so all headers are read once, when the data
+are set up.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises, depending on format and damage, for a file that it cannot decode."""
+"""Errors that Pillow raises, depending on format and damage, for a file that it cannot decode."""
 
 DEPTH_REMEDY = (
     "anomalib's datasets and inferencers convert images with Pillow, which would clip these to white; convert them to "
@@ -39,11 +40,11 @@ def unreadable(path: str, what: str, error: Exception) -> OSError:
 
     Args:
         path: The file.
-        what: What it is, in a word: ``"image"`` or ``"mask"``.
-        error: What Pillow said.
+        what: ``"image"`` or ``"mask"``.
+        error: The error that Pillow raised.
 
     Returns:
-        An error that names the file and the remedy, to be raised by the caller.
+        An error that names the file and the remedy, for the caller to raise.
     """
     reason = str(error) or type(error).__name__
     msg = f"Cannot read the {what} '{path}': {reason}. Replace the file, or delete it together with its mask or image."
@@ -52,7 +53,7 @@ def unreadable(path: str, what: str, error: Exception) -> OSError:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header of an image file says.
+    """Size and mode of an image, from the header of its file.
 
     Attributes:
         size: Width and height in pixels.
@@ -69,9 +70,9 @@ class ImageHeader:
 
 
 def read_header(path: str) -> ImageHeader:
-    """Read the header of an image file, and look whether the end of a PNG or JPEG file is there.
+    """Read the header of an image file, and check that a PNG or JPEG file is not cut off.
 
-    Pixels are decoded only where the end looks wrong; damage in the middle of a file is found when the image is first
+    Pixels are decoded only where the end looks wrong. Damage in the middle of a file goes unnoticed until the image is
     read.
 
     Args:
@@ -87,16 +88,32 @@ def read_header(path: str) -> ImageHeader:
         end = _FILE_ENDS.get(image.format or "")
         header = ImageHeader(image.size, image.mode)
         if end is not None and not _ends_with(file.fileno(), end):
-            image.load()  # bytes after the end are legal, so only decoding tells whether something is missing
+            image.load()  # bytes after the end are legal, so only decoding shows that pixels are missing
     return header
 
 
-def check_image_files(images: Iterable[str], masks: Iterable[str] = ()) -> None:
-    """Check the headers, and the ends of PNG and JPEG files, of all images and masks.
+def read_mask_share(path: str) -> float:
+    """Decode a mask, and measure how much of the image it marks as anomalous.
+
+    Args:
+        path: The mask.
+
+    Returns:
+        Share of the pixels that are true as anomalib reads masks: grey value above 0, transparency dropped.
+
+    Raises:
+        OSError: If the file cannot be decoded; the others of ``READ_ERRORS`` likewise.
+    """
+    with Image.open(path) as image:
+        return float((np.asarray(image.convert("L")) > 0).mean())
+
+
+def reject_bad_image_files(images: Iterable[str], masks: Iterable[str] = ()) -> None:
+    """Reject image and mask files that anomalib could not read, and images that it would clip.
 
     Args:
         images: Paths of images. They must hold 8 bits a channel (or 1), in any number of channels.
-        masks: Paths of masks. Any depth will do, since a mask is true wherever it is above 0.
+        masks: Paths of masks, of any depth, since a mask is true wherever it is above 0.
 
     Raises:
         OSError: If a file is missing, is no image, or is truncated; the message names the files.
@@ -130,7 +147,7 @@ def _ends_with(descriptor: int, end: bytes) -> bool:
 
 
 def listed(items: Sequence[str]) -> str:
-    """Join the first few items, and count the others.
+    """Join the first items, and count the others.
 
     Args:
         items: The items.

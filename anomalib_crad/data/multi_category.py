@@ -2,14 +2,13 @@
 
 """Several categories in one datamodule, for one model that is told no class.
 
-anomalib's datamodules hold one category each. This one asks each of them for its sets, split as that datamodule splits
-them, and merges the frames: a category's images, labels, masks and splits are exactly those of its own datamodule.
-The category of an image is in ``samples["category"]`` of ``train_data``, ``val_data`` and ``test_data`` and nowhere
-else; no batch carries it.
+anomalib's datamodules hold one category each. This one merges the sets of several: a category's images, labels, masks
+and splits are exactly those of its own datamodule. The category of an image is only in ``samples["category"]`` of
+``train_data``, ``val_data`` and ``test_data``; no batch carries it.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset
@@ -17,15 +16,17 @@ from rich.console import Console
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Transform
 
-from anomalib_crad.data.category_sets import SUBSETS, read_subsets
 from anomalib_crad.data.dataset import MultiCategoryDataset
-from anomalib_crad.data.inspection.inspect import inspect_samples
-from anomalib_crad.data.mask_batches import MaskBatchSampler
-from anomalib_crad.data.merging import category_names, common_folder_name, overwritten_pictures
-from anomalib_crad.data.samplers import CategoryBalancedSampler
-from anomalib_crad.data.setup_checks import reject_bad_files, reject_half_labelled, reject_untrained
-from anomalib_crad.data.sources.arguments import agreed, given_datamodules
-from anomalib_crad.data.sources.bases import ALL
+from anomalib_crad.data.inspection import inspect_samples, reject_bad_files, reject_half_labelled, reject_untrained
+from anomalib_crad.data.merging import (
+    SUBSETS,
+    common_folder_name,
+    overwritten_pictures,
+    read_subsets,
+    unique_category_names,
+)
+from anomalib_crad.data.samplers import CategoryBalancedSampler, MaskBatchSampler
+from anomalib_crad.data.sources import ALL, agreed, given_datamodules
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +38,16 @@ class MultiCategory(AnomalibDataModule):
 
     Args:
         datamodules (Sequence[AnomalibDataModule] | None): anomalib's image datamodules, one for each category, or other
-            ``MultiCategory`` (which is how bases mix). How each is split into training, validation and test images is
-            its own setting; its batch sizes, workers and augmentations give way to those below. In configurations that
-            anomalib passes on unread, dicts with ``class_path`` and ``init_args``.
+            ``MultiCategory`` (to mix bases). Each one's own settings split it into training, validation and test
+            images; the batch sizes, workers and augmentations below replace its own. Dicts with ``class_path`` and
+            ``init_args`` in configurations that anomalib passes on without making objects of them.
             Defaults to ``None``.
         train_batch_size (int | None): Images in a training batch.
-            Defaults to ``None``: what the datamodules say, if they agree.
+            Defaults to ``None``: the value of the datamodules, if they agree.
         eval_batch_size (int | None): Images in a validation or test batch.
-            Defaults to ``None``: what the datamodules say, if they agree.
+            Defaults to ``None``: the value of the datamodules, if they agree.
         num_workers (int | None): Processes that load images.
-            Defaults to ``None``: what the datamodules say, if they agree.
+            Defaults to ``None``: the value of the datamodules, if they agree.
         train_augmentations (Transform | None): Augmentations of training images.
             Defaults to ``None``.
         val_augmentations (Transform | None): Augmentations of validation images.
@@ -59,7 +60,7 @@ class MultiCategory(AnomalibDataModule):
             import path of another one.
             Defaults to ``None``.
         categories (list[str | int] | str): The categories of ``base``: one, a list, or ``all``. With ``Folder``, names
-            of the folders in its root. A number stands for the name that reads as it (YAML takes ``01`` for one).
+            of the folders in its root. A number stands for the name that reads as this number (YAML reads ``01`` as 1).
             Defaults to ``"all"``.
         base_args (dict[str, Any] | None): Arguments of ``base`` that all categories share, such as ``root`` and
             ``val_split_mode``. With ``Folder``, ``root`` is the folder above the categories' folders.
@@ -67,13 +68,13 @@ class MultiCategory(AnomalibDataModule):
         balance (Literal["image", "category"]): How training images are drawn: ``image``, each once in an epoch; or
             ``category``, as many from each category, in epochs of the same length.
             Defaults to ``"image"``.
-        check (bool): Look at all images before they are used, print a table, warn of what weakens results and raise
-            what spoils them.
+        check (bool): Inspect all images when the data are set up: print a table, log problems that weaken results, and
+            raise an error for problems that spoil them.
             Defaults to ``False``.
 
     Raises:
         ValueError: If there are no datamodules, if one has augmentations of its own, if they disagree on a value that
-            is not given, or if base, categories and arguments do not fit.
+            is not given, or if base, categories and arguments do not fit together.
         FileNotFoundError: If the categories are folders of a root that does not exist or has none.
 
     Example:
@@ -116,18 +117,19 @@ class MultiCategory(AnomalibDataModule):
         )
         self.balance = balance
         self.check = check
-        single = list(_single_categories(given))
+        single = [one for datamodule in given for one in datamodules_by_category(datamodule).values()]
         self._given = given
-        self._datamodules = dict(zip(category_names(single), single, strict=True))
+        self._datamodules = dict(zip(unique_category_names(single), single, strict=True))
         self._name = common_folder_name(single) or type(self).__name__
         if len(single) == 1:
             self.category = single[0].category
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """Name in the results' path: the folder that holds all categories, or else the class.
+        """Name in the path of results: the folder that holds all categories, or else the class.
 
-        anomalib's visualizer cuts image paths at this name, so that this keeps the categories' pictures apart.
+        anomalib's visualizer saves a picture under the part of the image's path below the folder of this name, so the
+        pictures of different categories do not overwrite each other.
         """
         return self._name
 
@@ -138,14 +140,14 @@ class MultiCategory(AnomalibDataModule):
 
     @property
     def datamodules(self) -> dict[str, AnomalibDataModule]:
-        """For each category its own datamodule."""
+        """The datamodule of each category."""
         return dict(self._datamodules)
 
     def prepare_data(self) -> None:
-        """Let each datamodule download what it lacks.
+        """Let each datamodule download its images where they are missing.
 
         Raises:
-            FileNotFoundError: If one cannot; the message names its category and root.
+            FileNotFoundError: If a datamodule cannot; the message names its category and root.
         """
         for datamodule in self._given:
             _prepare(datamodule)
@@ -153,7 +155,7 @@ class MultiCategory(AnomalibDataModule):
     def _setup(self, _stage: str | None = None) -> None:
         for subset, data in read_subsets(self._datamodules).items():
             setattr(self, f"{subset}_data", data)
-        self._check_data()
+        self._reject_bad_data()
 
     def _create_test_split(self) -> None:
         """Do nothing: each category's datamodule has split its own images."""
@@ -161,10 +163,10 @@ class MultiCategory(AnomalibDataModule):
     def _create_val_split(self) -> None:
         """Do nothing: each category's datamodule has split its own images."""
 
-    def _check_data(self) -> None:
+    def _reject_bad_data(self) -> None:
         subsets = {name: data for name in SUBSETS if (data := getattr(self, f"{name}_data", None)) is not None}
         if self.check:
-            self._report(subsets)
+            self._inspect(subsets)
         roots = {name: getattr(datamodule, "root", None) for name, datamodule in self._datamodules.items()}
         reject_untrained(subsets, roots)
         reject_half_labelled(subsets)
@@ -173,7 +175,7 @@ class MultiCategory(AnomalibDataModule):
         if "test" in subsets:
             self._warn_of_overwritten_pictures(subsets["test"])
 
-    def _report(self, subsets: dict[str, MultiCategoryDataset]) -> None:
+    def _inspect(self, subsets: dict[str, MultiCategoryDataset]) -> None:
         is_first_process = self.trainer is None or self.trainer.is_global_zero
         report = inspect_samples({name: data.samples for name, data in subsets.items()}, progress=is_first_process)
         if is_first_process:
@@ -212,7 +214,7 @@ class MultiCategory(AnomalibDataModule):
 
     def _ordered_loader(self, dataset: AnomalibDataset) -> DataLoader:
         has_mask = dataset.samples["has_mask"]
-        if has_mask.all() or not has_mask.any():  # the plain loader, which Lightning knows how to distribute
+        if has_mask.all() or not has_mask.any():  # a plain loader, which Lightning can distribute
             return DataLoader(dataset, batch_size=self.eval_batch_size, shuffle=False, **self._loading(dataset))
         batches = MaskBatchSampler(SequentialSampler(dataset), self.eval_batch_size, has_mask.tolist())
         return DataLoader(dataset, batch_sampler=batches, **self._loading(dataset))
@@ -221,13 +223,18 @@ class MultiCategory(AnomalibDataModule):
         return {"num_workers": self.num_workers, "collate_fn": self.external_collate_fn or dataset.collate_fn}
 
 
-def _single_categories(datamodules: Iterable[AnomalibDataModule]) -> Iterator[AnomalibDataModule]:
-    """Yield datamodules of one category each, taking merged ones apart."""
-    for datamodule in datamodules:
-        if isinstance(datamodule, MultiCategory):
-            yield from datamodule.datamodules.values()
-        else:
-            yield datamodule
+def datamodules_by_category(datamodule: AnomalibDataModule) -> dict[str, AnomalibDataModule]:
+    """List the categories of a datamodule.
+
+    Args:
+        datamodule: ``MultiCategory`` or any of anomalib's image datamodules.
+
+    Returns:
+        The datamodule of each category, by the category's name; for one of anomalib's this is the datamodule itself.
+    """
+    if isinstance(datamodule, MultiCategory):
+        return datamodule.datamodules
+    return {datamodule.category or datamodule.name: datamodule}
 
 
 def _prepare(datamodule: AnomalibDataModule) -> None:
@@ -237,7 +244,7 @@ def _prepare(datamodule: AnomalibDataModule) -> None:
     try:
         datamodule.prepare_data()
     except Exception as error:
-        # Offline there are only words of a network's; the user needs to know what is missing where.
+        # Offline, the error is about a network; the user needs to know which images are missing, and where.
         reason = str(error) or type(error).__name__
         root = getattr(datamodule, "root", None)
         what = f"{type(datamodule).__name__} has no images of category '{datamodule.category}' in root='{root}'"

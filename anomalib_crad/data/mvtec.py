@@ -2,8 +2,8 @@
 
 """MVTec AD as unified models use it: all 15 categories in one datamodule.
 
-anomalib's ``MVTecAD`` holds one category; this is one of them for each, merged. Any folder in MVTec AD's layout
-(``<category>/train/good``, ``test/<good or defect>``, ``ground_truth/<defect>``, PNG) will do as a category.
+Merges one ``MVTecAD`` of anomalib for each category. Any folder in MVTec AD's layout (``<category>/train/good``,
+``test/<good or defect>``, ``ground_truth/<defect>``, PNG) can be a category.
 
 MVTec AD is licensed CC BY-NC-SA 4.0: P. Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129(4), 2021.
 """
@@ -20,7 +20,7 @@ from anomalib.utils.path import resolve_dataset_root
 from torchvision.transforms.v2 import Transform
 
 from anomalib_crad.data.multi_category import MultiCategory
-from anomalib_crad.data.sources.selection import select_categories
+from anomalib_crad.data.sources import select_categories
 
 _WEBSITE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 
@@ -30,7 +30,7 @@ class MVTec(MultiCategory):
 
     Args:
         root (Path | str | None): Folder that holds the categories' folders. anomalib downloads the data set there if
-            it holds none. Defaults to ``"./datasets/MVTecAD"``; ``None`` is anomalib's cache folder.
+            there are none. Defaults to ``"./datasets/MVTecAD"``; ``None`` is anomalib's cache folder.
         category (list[str] | str | None): One category, or a list of them. Besides the 15 of MVTec AD, any folder of
             ``root`` in the same layout. Defaults to ``None``, all 15.
         train_batch_size (int): Images in a training batch. Defaults to ``32``.
@@ -116,7 +116,7 @@ class MVTec(MultiCategory):
             for datamodule in self.datamodules.values():
                 datamodule.prepare_data()
         except (OSError, RuntimeError, ValueError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
-            with suppress(OSError):  # not empty: a partial download is the user's to keep or to remove
+            with suppress(OSError):  # not empty: the user decides about a partial download
                 for folder in new_folders:
                     folder.rmdir()
             msg = f"{self._nothing_in_root()} anomalib's download into it failed: {error}. {self._remedy()}"

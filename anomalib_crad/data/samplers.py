@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draw training images so that every category is seen equally often, however many images it has.
+"""Samplers: training images drawn equally from all categories, and evaluation batches that never mix masks and none.
 
-Drawn with replacement by weight (as torch's ``WeightedRandomSampler`` does), an epoch misses a third of the images even
-where all categories are of one size. Here each category gives its share in turn from permutations of its images: an
-image of a large category is drawn at most once an epoch, an image of a small one as often as its neighbours, give or
-take one.
+``CategoryBalancedSampler`` differs from torch's ``WeightedRandomSampler``, which draws with replacement and so misses a
+third of the images in an epoch even where all categories have one size. Here each category draws its share from
+permutations of its images: an image of a large category is drawn at most once an epoch, and the images of a small
+category are drawn equally often, give or take one.
+
+``MaskBatchSampler`` exists because anomalib's ``ImageBatch`` stacks ``gt_mask`` over a batch, so one batch cannot hold
+images with and without masks. anomalib leaves a batch without ``gt_mask`` out of pixel metrics and pixel thresholds,
+which is right for categories that are labelled by image only. A batch therefore ends where one kind ends and the other
+begins, and mixed sets are measured exactly without any change to a metric.
 """
 
 from __future__ import annotations
@@ -13,26 +18,26 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import distributed
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _SEED_VARIABLE = "PL_GLOBAL_SEED"
-"""Where Lightning keeps its seed for other processes; its own distributed shuffle reads it too."""
+"""Environment variable in which Lightning passes its seed to other processes, and to its own distributed shuffle."""
 
 
 class CategoryBalancedSampler(Sampler[int]):
     """Random order of a dataset's indices with equal shares of its categories.
 
-    An epoch stays as long as it is without balance: N draws for N images, N / K of each of K categories (where K does
-    not divide N, chance decides which categories give one more).
+    An epoch is as long as without balance: N draws for N images, N / K of each of K categories (where K does not divide
+    N, chance decides which categories give one more).
 
-    The random numbers are those of the plain shuffle. In one process torch's global generator gives the seed of each
-    epoch. With several, all processes must draw the same order, of which Lightning gives each its part, so Lightning's
-    seed and the number of the epoch decide.
+    In one process, torch's global generator seeds each epoch, as it does for a plain shuffle. Several processes must
+    draw the same order, of which Lightning gives each its part, so there the seed is Lightning's plus the epoch.
 
     Args:
         categories: The category of each image.
@@ -53,7 +58,7 @@ class CategoryBalancedSampler(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the number of the epoch, as Lightning does before each."""
+        """Set the number of the epoch; Lightning calls this before each one."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -77,7 +82,67 @@ class CategoryBalancedSampler(Sampler[int]):
         return int(torch.empty((), dtype=torch.int64).random_().item())
 
 
+class MaskBatchSampler(BatchSampler):
+    """Cut the order of a sampler into batches that never mix images with and without masks.
+
+    Lightning builds this sampler again around one of its own for prediction, and where several processes share the
+    images. This is why it takes ``drop_last`` and can read ``has_mask`` from the sampler's dataset.
+
+    Args:
+        sampler: Yields the indices, one by one.
+        batch_size: Largest size of a batch.
+        has_mask: For each index of the dataset, whether the image comes with a mask.
+            Defaults to ``None``: the column ``has_mask`` of the samples of the sampler's dataset.
+        drop_last: Must be ``False``, since every image counts in an evaluation. Defaults to ``False``.
+
+    Raises:
+        ValueError: If ``drop_last`` is true.
+        TypeError: If ``has_mask`` is not given and the sampler's dataset has no such column.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler[int],
+        batch_size: int,
+        has_mask: Sequence[bool] | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        if drop_last:
+            msg = "`drop_last` must be False: batches that end where masks begin are short, and every image counts."
+            raise ValueError(msg)
+        super().__init__(sampler, batch_size, drop_last)
+        self.has_mask = _has_mask(sampler) if has_mask is None else has_mask
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the indices of each batch."""
+        batch: list[int] = []
+        for index in self.sampler:
+            if batch and (len(batch) == self.batch_size or self.has_mask[index] != self.has_mask[batch[0]]):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return sum(1 for _ in self)
+
+
 def _draw(group: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw from as many permutations of a group as are needed."""
+    """Draw indices of a group from as many permutations of it as this takes."""
     rounds = -(-number // len(group))
     return torch.cat([group[torch.randperm(len(group), generator=generator)] for _ in range(rounds)])[:number]
+
+
+def _has_mask(sampler: Sampler[int]) -> list[bool]:
+    # torch's plain samplers name their dataset `data_source`, its distributed sampler names it `dataset`.
+    dataset = getattr(sampler, "data_source", None) or getattr(sampler, "dataset", None)
+    samples = getattr(dataset, "samples", None)
+    if not isinstance(samples, pd.DataFrame) or "has_mask" not in samples:
+        msg = (
+            f"Cannot tell from a {type(sampler).__name__} which images have masks. Give the trainer or engine the "
+            "datamodule instead of its dataloaders."
+        )
+        raise TypeError(msg)
+    return samples["has_mask"].tolist()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomalib_crad.data.image_files import READ_ERRORS, check_image_files, unreadable
+from anomalib_crad.data.image_files import READ_ERRORS, reject_bad_image_files, unreadable
 
 #: A file, or pixels: height x width x RGB or height x width, 8 bits.
 Frame: TypeAlias = str | Path | NDArray[np.uint8]
@@ -37,7 +37,7 @@ def read_frame(frame: Frame) -> NDArray[np.uint8]:
     """
     if isinstance(frame, np.ndarray):
         return _rgb(frame)
-    check_image_files([str(frame)])
+    reject_bad_image_files([str(frame)])
     try:
         with Image.open(frame) as image:
             return np.array(image.convert("RGB"))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What can be wrong with the images of a category, one function for each kind.
+"""Problems that the images of a category can have, one function for each kind.
 
 An error makes training or results wrong; a warning makes results say less than they seem to. Nothing here reads a file:
-``inspection.py`` has read what the functions need.
+``inspect.py`` has read what the functions need.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 TRAIN = "train"
 TEST = "test"
+_MOST = 0.8
+"""Share of an image above which a mask is more likely to be inverted, or to hold class numbers, than right."""
+_MASK_READING = (
+    "a mask is true wherever its grey value is above 0, and transparency is dropped: save defects white on black"
+)
 _ALSO_TRAINED = "are also training images, of this category or another"
 
 
@@ -44,34 +49,37 @@ class Sample(NamedTuple):
 
 @dataclass
 class Files:
-    """What has been read of the files of all categories.
+    """Content of the files of all categories, as far as problems depend on it.
 
     Attributes:
-        headers: Headers of images and masks that can be read.
-        broken: Why the others cannot be read.
-        copies: For each validation and test image with the bytes of a training image, that image.
+        headers: Headers of the images and masks that can be read.
+        mask_shares: Share of the image that each mask marks as anomalous, in [0, 1].
+        broken: Reasons why the others cannot be read.
+        copies: Training images by the validation or test image that has the same bytes.
     """
 
     headers: dict[str, ImageHeader] = field(default_factory=dict)
+    mask_shares: dict[str, float] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
 
 
 def find_problems(category: str, samples: list[Sample], files: Files) -> list[Problem]:
-    """Find all that is wrong with a category.
+    """Find all problems of a category.
 
     Args:
         category: Its name.
         samples: All its images in all subsets.
-        files: What has been read of them.
+        files: Content of their files.
 
     Returns:
-        Errors first.
+        The problems, errors first.
     """
     kinds = (
         _unreadable,
         _too_deep,
         _misaligned_masks,
+        _implausible_masks,
         _bad_training,
         _untestable,
         _missing_masks,
@@ -97,7 +105,7 @@ def _too_deep(category: str, samples: list[Sample], files: Files) -> Iterator[Pr
 
 
 def _misaligned_masks(category: str, samples: list[Sample], files: Files) -> Iterator[Problem]:
-    stretched: dict[str, None] = {}  # ordered sets, since an image may be in validation and testing
+    stretched: dict[str, None] = {}  # dictionaries as ordered sets: an image may be in validation and testing
     scaled: dict[str, None] = {}
     for sample in samples:
         for mask in sample.masks:
@@ -111,6 +119,19 @@ def _misaligned_masks(category: str, samples: list[Sample], files: Files) -> Ite
     if scaled:
         message = f"{len(scaled)} masks differ in resolution from their image and are scaled to it"
         yield Problem("warning", category, message, tuple(scaled))
+
+
+def _implausible_masks(category: str, samples: list[Sample], files: Files) -> Iterator[Problem]:
+    masks = dict.fromkeys(mask for sample in samples for mask in sample.masks)
+    shares = {mask: files.mask_shares[mask] for mask in masks if mask in files.mask_shares}
+    empty = tuple(f"'{mask}'" for mask, share in shares.items() if share == 0)
+    if empty:
+        message = f"{len(empty)} masks of anomalous images mark no pixel; {_MASK_READING}"
+        yield Problem("warning", category, message, empty)
+    full = tuple(f"'{mask}' ({share:.0%})" for mask, share in shares.items() if share > _MOST)
+    if full:
+        message = f"{len(full)} masks mark more than {_MOST:.0%} of their image; {_MASK_READING}"
+        yield Problem("warning", category, message, full)
 
 
 def _bad_training(category: str, samples: list[Sample], _files: Files) -> Iterator[Problem]:
@@ -166,12 +187,7 @@ def _copies_of_training(category: str, samples: list[Sample], files: Files) -> I
             message = f"{len(pairs)} anomalous images {_ALSO_TRAINED}, and would be learnt as normal"
             yield Problem("error", category, message, pairs)
         elif pairs:
-            yield Problem(
-                "warning",
-                category,
-                f"{len(pairs)} test or validation images {_ALSO_TRAINED}",
-                pairs,
-            )
+            yield Problem("warning", category, f"{len(pairs)} test or validation images {_ALSO_TRAINED}", pairs)
 
 
 def _paths(samples: Iterator[Sample] | list[Sample]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a look at the data has found: how many images of which kind, and what is wrong with them.
+"""The report of an inspection: numbers of images of each kind, and their problems.
 
-Plain objects, made by ``inspection.py``; the table is drawn here.
+Immutable objects, made by ``inspect.py``; this file draws their table.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _MAX_KINDS = 2
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong with the data.
+    """A problem of the data.
 
     Attributes:
         level: ``"error"`` if training or results would be wrong, ``"warning"`` if results say less than they seem to.
         category: The category, as in ``samples["category"]``.
-        message: What is wrong.
-        files: The files it is about.
+        message: The problem in a sentence.
+        files: The files that have it.
     """
 
     level: Literal["error", "warning"]
@@ -54,8 +54,8 @@ class SubsetSummary:
         anomalous: Number of anomalous images.
         unlabelled: Number of images whose label is unknown.
         masks: Number of anomalous images with a mask.
-        sizes: All sizes (width, height in pixels) of images that occur.
-        modes: All of Pillow's modes of images that occur, such as ``"RGB"`` or ``"L"``.
+        sizes: All sizes (width, height in pixels) of the images.
+        modes: All of Pillow's modes of the images, such as ``"RGB"`` or ``"L"``.
     """
 
     category: str
@@ -74,20 +74,20 @@ class SubsetSummary:
 
     @property
     def counts(self) -> str:
-        """Normal + anomalous images, and with a question mark unlabelled ones."""
+        """Numbers of normal + anomalous images, then of unlabelled ones with a question mark."""
         text = f"{self.normal} + {self.anomalous}" if self.anomalous else str(self.normal)
         return f"{text} + {self.unlabelled} ?" if self.unlabelled else text
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a look at the data has found.
+    """The result of an inspection.
 
-    Printed by rich (``rich.print(report)``) as a table with a row for each category, and the problems below.
+    ``rich.print(report)`` prints a table with a row for each category, and the problems below.
 
     Attributes:
         subsets: Counts and sizes of each category and subset.
-        problems: What is wrong, by category.
+        problems: The problems, category by category.
     """
 
     subsets: tuple[SubsetSummary, ...]

@@ -2,17 +2,17 @@
 
 """Read the arguments of ``MultiCategory`` that say what it merges.
 
-From Python these are datamodules; from the command line and YAML the name of one, its categories and shared arguments;
-from anomalib's benchmark and ``get_datamodule`` the same, or nested datamodules, as omegaconf's containers.
+Python code gives datamodules. The command line and YAML give the name of one, its categories and shared arguments.
+anomalib's benchmark and ``get_datamodule`` give either, as omegaconf's containers.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anomalib_crad.data.category_sets import SUBSETS
-from anomalib_crad.data.sources.bases import ALL, category_datamodules
-from anomalib_crad.data.sources.datamodule_classes import as_datamodule, find_datamodule_class, plain
+from anomalib_crad.data.reading import SUBSETS
+from anomalib_crad.data.sources.categories import ALL, category_datamodules
+from anomalib_crad.data.sources.datamodule_classes import as_datamodule, find_datamodule_class, to_builtin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ def given_datamodules(
         The datamodules. One may itself hold several categories.
 
     Raises:
-        ValueError: If both or none of ``datamodules`` and ``base`` are given, or what is given is not right.
+        ValueError: If both or none of ``datamodules`` and ``base`` are given, or a value is wrong.
         FileNotFoundError: If the categories are folders of a root that does not exist or has none.
     """
     if base is not None:
@@ -51,14 +51,14 @@ def given_datamodules(
                 "into `datamodules`."
             )
             raise ValueError(msg)
-        return category_datamodules(find_datamodule_class(base, "base"), plain(categories), plain(base_args))
+        return category_datamodules(find_datamodule_class(base, "base"), to_builtin(categories), to_builtin(base_args))
     if categories != ALL or base_args:
         msg = "`categories` and `base_args` are those of a `base`, which is not given, such as base='Visa'."
         raise ValueError(msg)
     if datamodules is None:
         msg = "Nothing to merge: give a `base`, such as 'Visa', or `datamodules`."
         raise ValueError(msg)
-    made = [as_datamodule(entry) for entry in plain(datamodules)]
+    made = [as_datamodule(entry) for entry in to_builtin(datamodules)]
     if not made:
         msg = "`datamodules` is empty; give one anomalib datamodule for each category."
         raise ValueError(msg)
@@ -73,13 +73,13 @@ def agreed(datamodules: Sequence[AnomalibDataModule], argument: str, value: int 
     Args:
         datamodules: The datamodules that are merged.
         argument: Name of the setting.
-        value: What the user says; or None.
+        value: The user's value; or None.
 
     Returns:
-        What the user says, or else the datamodules.
+        The user's value, or else the value of the datamodules.
 
     Raises:
-        ValueError: If the user says nothing and the datamodules disagree.
+        ValueError: If the user gives no value and the datamodules disagree.
     """
     if value is not None:
         return value

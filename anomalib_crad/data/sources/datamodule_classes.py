@@ -2,8 +2,8 @@
 
 """Find datamodule classes by name, and make datamodules of configurations.
 
-anomalib's command line hands over finished datamodules, its benchmark and ``get_datamodule`` hand over what the file
-says: omegaconf's containers and raw dicts. Both arrive here, and leave as Python objects.
+anomalib's command line passes finished datamodules; its benchmark and ``get_datamodule`` pass the content of the file,
+as omegaconf's containers and raw dicts. The functions here turn both into Python objects.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 _DEPTH_DATAMODULES = "anomalib.data.datamodules.depth"
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - any part of a configuration
-    """Turn omegaconf's containers into Python's.
+def to_builtin(value: Any) -> Any:  # noqa: ANN401 - any part of a configuration
+    """Turn omegaconf's containers into built-in ones.
 
     Args:
-        value: Anything.
+        value: Any part of a configuration.
 
     Returns:
-        Lists and dicts for omegaconf's; everything else as it is.
+        Lists and dicts for omegaconf's; every other value unchanged.
     """
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
@@ -42,13 +42,13 @@ def find_datamodule_class(name: str, argument: str) -> type[AnomalibDataModule]:
 
     Args:
         name: A name in ``anomalib.data`` (``"Visa"``) or the import path of a class (``"mine.data.Products"``).
-        argument: What the user calls it, for the error.
+        argument: The user's name of this argument, for the error.
 
     Returns:
         The class.
 
     Raises:
-        ValueError: If there is none, or it is no datamodule of images.
+        ValueError: If there is no such class, or it is no datamodule of images.
     """
     try:
         found = pkgutil.resolve_name(name) if "." in name else getattr(anomalib.data, name)
@@ -68,7 +68,7 @@ def as_datamodule(entry: Any) -> AnomalibDataModule:  # noqa: ANN401 - what a co
     """Make a datamodule of one entry of ``datamodules``.
 
     Args:
-        entry: A datamodule, which is returned as it is, or a dict with ``class_path`` and, if need be, ``init_args``.
+        entry: A datamodule, which is returned unchanged, or a dict with ``class_path`` and optionally ``init_args``.
 
     Returns:
         The datamodule.
@@ -93,12 +93,12 @@ def create(
     arguments: Mapping[str, Any],
     where: str = "init_args",
 ) -> AnomalibDataModule:
-    """Make a datamodule, and name its class where it rejects an argument.
+    """Make a datamodule; an error names its class.
 
     Args:
         cls: The class.
         arguments: Arguments of its constructor.
-        where: What the user calls them, for the error. Defaults to ``"init_args"``.
+        where: The user's name of these arguments, for the error. Defaults to ``"init_args"``.
 
     Returns:
         The datamodule.
@@ -106,7 +106,7 @@ def create(
     Raises:
         ValueError: If an argument is unknown or missing, or the constructor raises a ``TypeError`` or ``ValueError``.
     """
-    check_arguments(cls, arguments, where)
+    reject_wrong_arguments(cls, arguments, where)
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
@@ -114,22 +114,23 @@ def create(
         raise ValueError(msg) from error
 
 
-def check_arguments(
+def reject_wrong_arguments(
     cls: type[AnomalibDataModule],
     arguments: Iterable[str],
     where: str,
     set_elsewhere: Iterable[str] = (),
 ) -> None:
-    """Compare names of arguments with the constructor of a class.
+    """Reject names of arguments that do not fit the constructor of a class.
 
     Args:
         cls: The class.
         arguments: The names.
-        where: What the user calls the arguments, for the error.
-        set_elsewhere: Arguments that are neither asked for nor offered. Defaults to ``()``.
+        where: The user's name of these arguments, for the error.
+        set_elsewhere: Arguments that the caller sets: not required here, and not listed in the error.
+            Defaults to ``()``.
 
     Raises:
-        ValueError: If the class lacks one of the arguments, or one that it needs is not there.
+        ValueError: If the class lacks one of the arguments, or one that it needs is missing.
     """
     arguments, set_elsewhere = list(arguments), set(set_elsewhere)
     parameters = inspect.signature(cls).parameters.values()

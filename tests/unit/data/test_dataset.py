@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 import torch
-from anomalib.data import MVTecADDataset
+from anomalib.data import ImageItem, MVTecADDataset
 from made_up_images import MASK_PIXELS, make_category, write_image
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
-from anomalib_crad.data.dataset import MultiCategoryDataset
+from anomalib_crad.data.dataset import MultiCategoryDataset, collate_masks_or_none
 from anomalib_crad.data.merging import merge_samples
 
 if TYPE_CHECKING:
@@ -112,3 +112,24 @@ def test_images_of_several_sizes_make_one_batch_after_a_resize(tmp_path: Path) -
     dataset.augmentations = Resize((8, 8))
     batch = dataset.collate_fn([dataset[0], dataset[1]])
     assert batch.image.shape == (2, 3, 8, 8)
+
+
+def item(*, mask: bool) -> ImageItem:
+    return ImageItem(
+        image=torch.rand(3, 4, 4),
+        gt_mask=torch.ones(4, 4, dtype=torch.uint8) if mask else None,
+        gt_label=torch.tensor(1),
+    )
+
+
+def test_masks_are_stacked_if_all_items_have_one() -> None:
+    batch = collate_masks_or_none([item(mask=True), item(mask=True)])
+    assert batch.gt_mask is not None
+    assert batch.gt_mask.shape == (2, 4, 4)
+
+
+@pytest.mark.parametrize("first_has_mask", [True, False])
+def test_a_batch_has_no_masks_if_one_item_has_none(first_has_mask: bool) -> None:
+    batch = collate_masks_or_none([item(mask=first_has_mask), item(mask=not first_has_mask)])
+    assert batch.gt_mask is None
+    assert len(batch) == 2

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from anomalib.data import Folder, MVTecAD, Visa
 
-from anomalib_crad.data.merging import category_names, common_folder_name, merge_samples, overwritten_pictures
+from anomalib_crad.data.merging import common_folder_name, merge_samples, overwritten_pictures, unique_category_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,12 +25,12 @@ def frame(*names: str, task: str = "segmentation", label: int = 0) -> pd.DataFra
 
 def test_categories_keep_their_names_where_these_are_unique() -> None:
     datamodules = [MVTecAD(category="bottle"), Visa(category="candle"), Folder(name="cap", normal_dir="good")]
-    assert category_names(datamodules) == ["bottle", "candle", "cap"]
+    assert unique_category_names(datamodules) == ["bottle", "candle", "cap"]
 
 
 def test_shared_names_get_the_datamodule_before_and_if_need_be_a_number_behind() -> None:
     datamodules = [MVTecAD(category="cap"), Visa(category="cap"), MVTecAD(root="other", category="cap")]
-    assert category_names(datamodules) == ["MVTecAD_cap", "Visa_cap", "MVTecAD_cap_2"]
+    assert unique_category_names(datamodules) == ["MVTecAD_cap", "Visa_cap", "MVTecAD_cap_2"]
 
 
 def test_each_image_has_its_category_and_says_whether_its_pixels_are_labelled() -> None:
@@ -102,6 +102,27 @@ def test_common_folder_follows_symbolic_links(tmp_path: Path) -> None:
         (tmp_path / "MVTec" / name).symlink_to(tmp_path / "disk" / name)
     datamodules = [MVTecAD(root=tmp_path / "MVTec", category=name) for name in ("bottle", "tile")]
     assert common_folder_name(datamodules) == "disk"
+
+
+def test_images_that_are_links_keep_their_own_names(tmp_path: Path) -> None:
+    """As DVC, git-annex and model hubs lay data sets out: links to one store of nameless files."""
+    blob = tmp_path / "store" / "84096e4b"
+    blob.parent.mkdir()
+    blob.touch()
+    frames = {}
+    for category in ("cap", "nut"):
+        (tmp_path / category).mkdir()
+        (tmp_path / category / "tray.png").symlink_to(blob)
+        frames[category] = frame("x").assign(image_path=[str(tmp_path / category / "tray.png")])
+    merged = merge_samples(frames, training=False)
+    assert merged["image_path"].tolist() == [str(tmp_path / name / "tray.png") for name in ("cap", "nut")]
+
+
+def test_links_of_folders_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cap").symlink_to(tmp_path / "disk")
+    linked = frame("x").assign(image_path=[str(tmp_path / "cap" / "a.png")])
+    assert merge_samples({"cap": linked}, training=False)["image_path"].tolist() == [str(tmp_path / "disk" / "a.png")]
 
 
 def test_no_common_folder_without_roots() -> None:

@@ -15,15 +15,16 @@ import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, MVTecAD, MVTecLOCO, Visa
 from anomalib.data.datamodules.image import visa
+from anomalib.data.utils.path import contains_non_printable_characters
 from made_up_images import make_category
 from made_up_sets import SETS, make_btech, make_folder, make_kolektor, make_mvtecad2, make_realiad
 from omegaconf import OmegaConf
 from torchvision.transforms.v2 import Resize
 
-from anomalib_crad.data.category_sets import SUBSETS
 from anomalib_crad.data.elpv import Elpv
 from anomalib_crad.data.multi_category import MultiCategory
 from anomalib_crad.data.mvtec import MVTec
+from anomalib_crad.data.reading import SUBSETS
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -265,3 +266,34 @@ def test_failed_download_names_category_and_root(tmp_path: Path, monkeypatch: py
         FileNotFoundError, match=rf"Visa has no images of category 'candle' in root='{tmp_path}' .*: no network. Put"
     ):
         merged.prepare_data()
+
+
+def test_missing_and_surplus_masks_of_own_products_are_found_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base_args = {**make_folder(tmp_path), "num_workers": 0}
+    masks = tmp_path / "cap" / "masks" / "scratch"
+    (masks / "caph.png").rename(masks / "capx.png")
+    datamodule = MultiCategory(base="Folder", categories=["cap"], base_args=base_args)
+    datamodule.setup()
+    assert "1 masks have no image and are not used" in caplog.text
+    assert str(masks / "capx.png") in caplog.text
+    for data in (datamodule.test_data, datamodule.val_data):
+        anomalous = data.samples[data.samples["label_index"] == 1].set_index("image_path")
+        folder = tmp_path / "cap" / "defective" / "scratch"
+        assert anomalous["has_mask"].to_dict() == {str(folder / "capg.png"): True, str(folder / "caph.png"): False}
+        assert anomalous.loc[str(folder / "capg.png"), "mask_path"] == str(masks / "capg.png")
+    assert vars(datamodule.datamodules["cap"])["mask_dir"] == ["masks"]
+
+
+@pytest.mark.parametrize("base", ["Folder", "MVTecAD"])
+def test_letters_beyond_ascii_in_paths(tmp_path: Path, base: str) -> None:
+    folder = make_category(tmp_path / "Pr\u00fcfbilder", "Geh\u00e4use")
+    folders = {"normal_dir": "train/good", "abnormal_dir": "test/scratch", "mask_dir": "ground_truth/scratch"}
+    base_args = {"root": folder.parent, "num_workers": 0, **(folders if base == "Folder" else {})}
+    datamodule = MultiCategory(base=base, categories=["Geh\u00e4use"], base_args=base_args)
+    datamodule.setup()
+    assert datamodule.test_data.samples["has_mask"].all()
+    assert datamodule.test_data[0].image is not None
+    assert contains_non_printable_characters("\u00e4")  # anomalib is as before
+    assert all(path.startswith(str(folder)) for path in datamodule.train_data.samples["image_path"])

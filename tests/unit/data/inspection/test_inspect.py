@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every kind of problem is found, at its level and with its files; good data have none."""
+"""Every kind of problem is found, at its level and with its files; good data have none. Equal files are found."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from made_up_sets import make_folder, make_mvtecad2, make_realiad, write_mask
 from PIL import Image
 from rich.console import Console
 
-from anomalib_crad.cli.check import check_datamodule
-from anomalib_crad.data import image_files
+from anomalib_crad.data import check_datamodule, image_files
+from anomalib_crad.data.inspection.inspect import identical_files
 from anomalib_crad.data.multi_category import MultiCategory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from anomalib_crad.data.inspection.report import DataReport, Problem
@@ -103,6 +104,50 @@ def test_masks_of_another_shape_are_errors_and_of_another_resolution_warnings(tm
     image = tmp_path / "cap" / "defective" / "scratch" / "capg.png"
     assert stretched.files == (f"'{masks / 'capg.png'}' (16 x 24) of '{image}' (24 x 16)",)
     assert scaled.files[0].startswith(f"'{masks / 'caph.png'}' (12 x 8) of ")
+
+
+def white_on_transparent(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([np.full((*mask.shape, 3), 255, np.uint8), mask * np.uint8(255)]))
+
+
+def black_on_transparent(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([np.zeros((*mask.shape, 3), np.uint8), mask * np.uint8(255)]))
+
+
+def dark_palette(mask: np.ndarray) -> Image.Image:
+    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
+    image.putpalette([0, 0, 0, 0, 0, 4] + [0] * 762)
+    return image
+
+
+def class_numbers(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) + np.uint8(1))
+
+
+def inverted(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray((~mask).astype(np.uint8) * np.uint8(255))
+
+
+@pytest.mark.parametrize(
+    ("save_as", "words"),
+    [
+        (white_on_transparent, "2 masks mark more than 80% of their image"),
+        (black_on_transparent, "2 masks of anomalous images mark no pixel"),
+        (dark_palette, "2 masks of anomalous images mark no pixel"),
+        (class_numbers, "2 masks mark more than 80% of their image"),
+        (inverted, "2 masks mark more than 80% of their image"),
+    ],
+)
+def test_masks_of_annotation_tools_that_anomalib_misreads_are_warnings(
+    tmp_path: Path, save_as: Callable[[np.ndarray], Image.Image], words: str
+) -> None:
+    folder = make_category(tmp_path, "cap")
+    for path in (folder / "ground_truth" / "scratch").iterdir():
+        save_as(np.asarray(Image.open(path)) > 0).save(path)
+    found = problem(check_datamodule(MVTecAD(root=folder.parent, category="cap", num_workers=0)), words)
+    assert found.level == "warning"
+    assert "save defects white on black" in found.message
+    assert str(folder / "ground_truth") in found.files[0]
 
 
 def test_missing_masks_are_a_warning_only_where_others_are_there(tmp_path: Path) -> None:
@@ -233,3 +278,42 @@ def test_the_report_lists_what_it_found_below_its_table(tmp_path: Path) -> None:
     assert "[b]0.png" in shown
     assert "and 3 more" in shown
     assert "WARNING Category 'pin'" in shown
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    contents = {"a": b"same", "b": b"same", "c": b"else", "d": b"longer", "e": b"same", "f": b"longer than all"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return {name: str(tmp_path / name) for name in contents}
+
+
+def test_pairs_with_the_same_bytes(files: dict[str, str]) -> None:
+    first, second = [files[name] for name in "bad"], [files[name] for name in "fce"]
+    assert identical_files(first, second) == [(files["a"], files["e"])]
+
+
+def test_a_file_in_both_sets_is_its_own_equal(files: dict[str, str]) -> None:
+    assert identical_files([files["d"]], [files["d"], files["a"]]) == [(files["d"], files["d"])]
+
+
+def test_only_files_whose_size_is_in_both_sets_are_read(files: dict[str, str]) -> None:
+    read: list[str] = []
+
+    def progress(paths: list[str]) -> Iterable[str]:
+        read.extend(paths)
+        return paths
+
+    identical_files([files["a"], files["d"]], [files["c"], files["f"]], progress=progress)
+    assert read == [files["a"], files["c"]]
+
+
+def test_large_files_are_compared_to_their_end(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in "ab"]
+    for path, last in zip(paths, (0, 1), strict=True):
+        (tmp_path / path).write_bytes(bytes(3 << 20) + bytes([last]))
+    assert identical_files(paths[:1], paths[1:]) == []
+
+
+def test_no_files_are_no_pairs() -> None:
+    assert identical_files([], []) == []

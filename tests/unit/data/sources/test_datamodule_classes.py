@@ -11,7 +11,7 @@ from anomalib.data import Folder, MVTecAD, Visa
 from omegaconf import OmegaConf
 
 from anomalib_crad.data.mvtec import MVTec
-from anomalib_crad.data.sources.datamodule_classes import as_datamodule, create, find_datamodule_class, plain
+from anomalib_crad.data.sources.datamodule_classes import as_datamodule, create, find_datamodule_class, to_builtin
 
 
 def test_names_and_import_paths_are_found() -> None:
@@ -61,8 +61,8 @@ def test_a_class_that_takes_any_argument_gets_it() -> None:
     assert isinstance(create(Mine, {"normal_dir": "x"}), Mine)
 
 
-def test_omegaconf_becomes_plain() -> None:
-    value = plain(OmegaConf.create({"a": [1, {"b": "${a[0]}"}]}))
+def test_omegaconf_becomes_to_builtin() -> None:
+    value = to_builtin(OmegaConf.create({"a": [1, {"b": "${a[0]}"}]}))
     assert value == {"a": [1, {"b": 1}]}
     assert type(value["a"]) is list
-    assert plain("x") == "x"
+    assert to_builtin("x") == "x"

@@ -13,7 +13,7 @@ from made_up_sets import make_folder
 from torchvision.transforms.v2 import Resize
 
 from anomalib_crad.data.mvtec import MVTec
-from anomalib_crad.data.sources.bases import category_datamodules
+from anomalib_crad.data.sources.categories import category_datamodules
 
 if TYPE_CHECKING:
     from pathlib import Path

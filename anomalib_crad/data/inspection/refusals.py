@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is refused whenever data are set up, with or without ``check``: what would stop or silently spoil a run later.
+"""Data that every set-up refuses, with or without ``check``, since they would stop or silently spoil a run later.
 
-Cheap enough for every run; ``inspection.py`` looks closer.
+These tests are cheap enough for every run; ``inspect.py`` inspects the data more closely.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from anomalib.data.utils import LabelName
 
 from anomalib_crad.data.dataset import MultiCategoryDataset, mask_paths
-from anomalib_crad.data.image_files import check_image_files
+from anomalib_crad.data.image_files import reject_bad_image_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,10 +23,10 @@ def reject_untrained(subsets: Mapping[str, MultiCategoryDataset], roots: Mapping
 
     Args:
         subsets: The merged datasets.
-        roots: For each category the folder that it is read from, for the error.
+        roots: For each category its root folder, for the error.
 
     Raises:
-        ValueError: If there is one.
+        ValueError: If a category has no training images.
     """
     trained = set(subsets["train"].samples["category"]) if "train" in subsets else set()
     for name, root in roots.items():
@@ -36,15 +36,13 @@ def reject_untrained(subsets: Mapping[str, MultiCategoryDataset], roots: Mapping
 
 
 def reject_half_labelled(subsets: Mapping[str, MultiCategoryDataset]) -> None:
-    """Refuse a subset in which some images have labels and some have none.
-
-    anomalib's batches cannot hold both.
+    """Refuse a subset in which some images have labels and others have none, which anomalib's batches cannot mix.
 
     Args:
         subsets: The merged datasets.
 
     Raises:
-        ValueError: If there is one.
+        ValueError: If there is such a subset.
     """
     for subset, data in subsets.items():
         unlabelled = data.samples["label_index"] == LabelName.UNKNOWN
@@ -70,4 +68,4 @@ def reject_bad_files(subsets: Mapping[str, MultiCategoryDataset]) -> None:
     frames = [data.samples for data in subsets.values()]
     images = {path for frame in frames for path in frame["image_path"]}
     masks = {path for frame in frames for entry in frame["mask_path"] for path in mask_paths(entry)}
-    check_image_files(sorted(images), sorted(masks))
+    reject_bad_image_files(sorted(images), sorted(masks))
