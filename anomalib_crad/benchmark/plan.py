@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from anomalib_crad.benchmark.plan_checks import check_plan
+from anomalib_crad.benchmark.plan_file import check_plan
 from anomalib_crad.configurations import configuration
 
 if TYPE_CHECKING:
