@@ -1,99 +1,137 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the values of a plan may be.
+"""Read a plan from its YAML file and check it.
 
-A benchmark runs for hours, so a value that cannot be is refused before the first of them, with its place in the file.
-Names of models and datamodules are not looked up here: that needs anomalib and torch, and a wrong one costs a worker
-seconds.
+A benchmark runs for hours, so a wrong value is refused before the first cell runs; the error names its place in the
+file and what it may be. Models and datamodules are not looked up: that needs anomalib and torch, and a wrong name costs
+a worker seconds.
+
+Why not OmegaConf's structured configs: they convert a wrong type where they can (``"15"`` to 15.0, ``"yes"`` to true,
+1 to ``"1"``), which hides mistakes and changes the identities of cells, and they know no ranges.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from anomalib_crad.benchmark.cells import file_name
+from anomalib_crad.benchmark.plan import DatasetPlan, ModelPlan, Plan
+from anomalib_crad.files import configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
-    from anomalib_crad.benchmark.plan import CostPlan, DatasetPlan, ModelPlan, Plan
 
-
-def check_plan(plan: Plan) -> None:
-    """Refuse a plan with a value of the wrong type or range.
+def read_plan(path: Path) -> Plan:
+    """Read a plan.
 
     Args:
-        plan: What was read.
+        path: YAML file with the attributes of :class:`Plan` as keys.
+
+    Returns:
+        The plan.
 
     Raises:
-        ValueError: If a value cannot be; the message names the key and what it may be.
+        FileNotFoundError: If there is no such file.
+        ValueError: If a key is missing or unknown, or a value is not allowed; the message names it.
     """
-    _check_seeds("seeds", plan.seeds)
-    size = plan.image_size
-    if not isinstance(size, tuple) or len(size) != 2 or not all(_is_whole(side, 1) for side in size):
-        _refuse("image_size", "height and width in pixels, such as [224, 224]", size)
-    _check_text("accelerator", plan.accelerator)
-    _check_whole("score_window", plan.score_window)
-    _check_minutes("minutes_per_cell", plan.minutes_per_cell)
-    for kind, names in (("datasets", plan.datasets), ("models", plan.models)):
-        _check_folders(kind, names)
-    for name, dataset in plan.datasets.items():
-        _check_class(f"datasets: {name}", dataset)
+    if not path.is_file():
+        msg = f"There is no configuration '{path}'. One to start from: {configuration('benchmark.yaml')}"
+        raise FileNotFoundError(msg)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        msg = f"'{path}' is not valid YAML: {error}"
+        raise ValueError(msg) from error
+    try:
+        plan: Plan = _read_section(Plan, "a plan", content)
+        _check_plan(plan)
+    except ValueError as error:
+        msg = f"'{path}': {error}"
+        raise ValueError(msg) from error
+    return plan
+
+
+def _read_section(kind: Any, where: str, content: object) -> Any:  # noqa: ANN401 - a dataclass and an instance of it
+    values = _mapping(where, content)
+    known = [entry.name for entry in fields(kind)]
+    required = [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
+    unknown, missing = [key for key in values if key not in known], [key for key in required if key not in values]
+    if unknown:
+        msg = f"{where}: unknown {', '.join(map(str, unknown))}; known are {', '.join(known)}."
+        raise ValueError(msg)
+    if missing:
+        msg = f"{where}: {', '.join(missing)} must be given."
+        raise ValueError(msg)
+    annotations = get_type_hints(kind, include_extras=True)
+    prefix = "" if kind is Plan else f"{where}: "
+    return kind(**{name: _read_value(annotations[name], prefix + name, value) for name, value in values.items()})
+
+
+def _read_value(annotation: Any, where: str, value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+    if get_origin(annotation) in {Union, UnionType}:
+        options = [option for option in get_args(annotation) if option is not type(None)]
+        if value is None:
+            return None  # no union is without it
+        mappings = [option for option in options if get_origin(option) is dict]
+        return _read_value(mappings[0] if mappings and isinstance(value, dict) else options[0], where, value)
+    if is_dataclass(annotation):
+        return _read_section(annotation, where, value)
+    if get_origin(annotation) is dict:
+        _, entry = get_args(annotation)
+        return {str(key): _read_value(entry, f"{where}: {key}", part) for key, part in _mapping(where, value).items()}
+    kind, rule = get_args(annotation)
+    if not rule.allows(value):
+        _refuse(where, rule.needed, value)
+    return tuple(value) if get_origin(kind) is tuple else value
+
+
+def _mapping(where: str, content: object) -> Mapping[str, Any]:
+    if not isinstance(content, dict):
+        msg = f"{where} must be a mapping of names to values, got {type(content).__name__}."
+        raise ValueError(msg)  # noqa: TRY004 - a wrong file, not a wrong call
+    return content
+
+
+def _check_plan(plan: Plan) -> None:
+    """Check what one value alone does not tell."""
+    for kind, sections in (("datasets", plan.datasets), ("models", plan.models)):
+        _check_folders(kind, sections)
+        for name, entry in sections.items():
+            _check_arguments(f"{kind}: {name}", entry)
     for name, model in plan.models.items():
-        _check_model(f"models: {name}", model, plan)
-    if plan.cost is not None:
-        _check_cost(plan.cost)
-    if plan.categories_of is not None:
-        _check_categories(plan, plan.categories_of)
-
-
-def _check_model(where: str, model: ModelPlan, plan: Plan) -> None:
-    _check_class(where, model)
-    _check_text(f"{where}: image_score", model.image_score)
-    if model.seeds is not None:
-        _check_seeds(f"{where}: seeds", model.seeds)
-    _check_minutes(f"{where}: minutes_per_cell", model.minutes_per_cell)
-    if model.train_batch_size is not None:
-        _check_whole(f"{where}: train_batch_size", model.train_batch_size)
-    if not isinstance(model.cost_grows, bool):
-        _refuse(f"{where}: cost_grows", "true or false", model.cost_grows)
-    epochs = model.max_epochs
-    if isinstance(epochs, dict):
-        datasets = ", ".join(plan.datasets)
-        unknown, missing = sorted(map(str, set(epochs) - set(plan.datasets))), sorted(set(plan.datasets) - set(epochs))
-        if unknown:
-            msg = f"{where}: max_epochs names {', '.join(unknown)}; datasets are {datasets}."
-            raise ValueError(msg)
-        if missing:
-            msg = f"{where}: max_epochs must name every dataset ({datasets}), {', '.join(missing)} is missing."
-            raise ValueError(msg)
-    for dataset, number in (epochs if isinstance(epochs, dict) else {"": epochs}).items():
-        if epochs is not None:
-            _check_whole(f"{where}: max_epochs{': ' + dataset if dataset else ''}", number)
-
-
-def _check_cost(cost: CostPlan) -> None:
-    if cost.threads is not None:
-        _check_whole("cost: threads", cost.threads)
-    _check_whole("cost: warm_up", cost.warm_up, least=0)
-    for name in ("runs", "batch_runs", "batch_size"):
-        _check_whole(f"cost: {name}", getattr(cost, name))
-
-
-def _check_categories(plan: Plan, dataset: str) -> None:
-    if dataset not in plan.datasets:
-        _refuse("categories_of", f"one of the datasets ({', '.join(plan.datasets)})", dataset)
-    categories = plan.datasets[dataset].init_args.get("category")
+        if isinstance(model.max_epochs, dict):
+            _check_epochs(f"models: {name}", model.max_epochs, plan.datasets)
+    if plan.categories_of is None:
+        return
+    if plan.categories_of not in plan.datasets:
+        _refuse("categories_of", f"one of the datasets ({', '.join(plan.datasets)})", plan.categories_of)
+    categories = plan.datasets[plan.categories_of].init_args.get("category")
     if not isinstance(categories, list) or len(categories) < 2:
         needed = "a list of at least two categories, of which one, two and so on are used (categories_of)"
-        _refuse(f"datasets: {dataset}: init_args: category", needed, categories)
+        _refuse(f"datasets: {plan.categories_of}: init_args: category", needed, categories)
 
 
-def _check_class(where: str, entry: DatasetPlan | ModelPlan) -> None:
-    _check_text(f"{where}: class_path", entry.class_path)
-    if not isinstance(entry.init_args, dict):
-        _refuse(f"{where}: init_args", "a mapping of names to values", entry.init_args)
+def _check_folders(kind: str, names: Iterable[str]) -> None:
+    """Refuse names that would share a folder, also on a file system that ignores case."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(file_name(name).casefold(), name)
+        if other != name:
+            msg = f"{kind}: the folders of '{other}' and '{name}' would have one name; rename one of the two."
+            raise ValueError(msg)
+    if not known:
+        msg = f"{kind} is empty; name at least one."
+        raise ValueError(msg)
+
+
+def _check_arguments(where: str, entry: DatasetPlan | ModelPlan) -> None:
     try:
         json.dumps(entry.init_args, sort_keys=True)
     except TypeError as error:
@@ -101,42 +139,17 @@ def _check_class(where: str, entry: DatasetPlan | ModelPlan) -> None:
         raise ValueError(msg) from error
 
 
-def _check_folders(kind: str, names: Iterable[str]) -> None:
-    """Refuse names that would share a folder, also where upper and lower case are one."""
-    known: dict[str, str] = {}
-    for name in names:
-        other = known.setdefault(file_name(name).casefold(), name)
-        if other != name:
-            msg = f"{kind}: the folders of '{other}' and '{name}' would have one name; rename one of the two."
-            raise ValueError(msg)
+def _check_epochs(where: str, epochs: Mapping[str, int], datasets: Mapping[str, DatasetPlan]) -> None:
+    unknown, missing = sorted(set(epochs) - set(datasets)), sorted(set(datasets) - set(epochs))
+    if unknown:
+        msg = f"{where}: max_epochs names {', '.join(unknown)}; datasets are {', '.join(datasets)}."
+        raise ValueError(msg)
+    if missing:
+        names = ", ".join(datasets)
+        msg = f"{where}: max_epochs must name every dataset ({names}), {', '.join(missing)} is missing."
+        raise ValueError(msg)
 
 
-def _check_seeds(where: str, seeds: Sequence[int]) -> None:
-    listed = isinstance(seeds, list | tuple)
-    if not listed or not seeds or not all(_is_whole(seed, 0) for seed in seeds) or len(set(seeds)) < len(seeds):
-        _refuse(where, "a list of different whole numbers from 0, at least one", seeds)
-
-
-def _check_minutes(where: str, minutes: float | None) -> None:
-    if minutes is not None and (isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0):
-        _refuse(where, "a number above 0, or null for no limit", minutes)
-
-
-def _check_text(where: str, text: object) -> None:
-    if not isinstance(text, str) or not text:
-        _refuse(where, "a text", text)
-
-
-def _check_whole(where: str, number: object, least: int = 1) -> None:
-    if not _is_whole(number, least):
-        _refuse(where, f"a whole number from {least}", number)
-
-
-def _is_whole(number: object, least: int) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= least
-
-
-def _refuse(where: str, needed: str, value: Any) -> None:  # noqa: ANN401  # whatever a file holds
-    shown = list(value) if isinstance(value, tuple) else value
-    msg = f"{where} must be {needed}, got {shown!r}."
+def _refuse(where: str, needed: str, value: object) -> None:
+    msg = f"{where} must be {needed}, got {value!r}."
     raise ValueError(msg)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from anomalib_crad.configurations import configuration
+from anomalib_crad.files import configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
 
     from anomalib_crad.benchmark.cells import cells_of
     from anomalib_crad.benchmark.failures import failure_lines
-    from anomalib_crad.benchmark.plan import read_plan
+    from anomalib_crad.benchmark.plan_file import read_plan
     from anomalib_crad.benchmark.runner import check_patterns, run_benchmark
     from anomalib_crad.benchmark.summary import summary_table
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from anomalib_crad.configurations import configuration
+from anomalib_crad.files import configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,11 +14,12 @@ from made_up_results import plan
 
 from anomalib_crad.benchmark.cells import Cell, cells_of, read_result, write_result
 from anomalib_crad.benchmark.plan import CostPlan, DatasetPlan, ModelPlan
+from anomalib_crad.benchmark.plan_file import read_plan
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anomalib_crad.benchmark.plan import Plan
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def test_quality_comes_before_cost_and_every_cost_after_its_source() -> None:
@@ -79,6 +82,19 @@ def test_what_only_measures_cost_leaves_quality_alone() -> None:
     changed = plan(cost=CostPlan(runs=7))
     same = {cell.name for cell in cells_of(plan())} & {cell.name for cell in cells_of(changed)}
     assert same == {cell.name for cell in cells_of(plan()) if cell.kind == "quality"}
+
+
+def test_published_results_are_still_those_of_their_plan(tmp_path: Path) -> None:
+    """A run that was published can be continued: its cells keep their names, and so their folders."""
+    published = json.loads((REPOSITORY / "docs" / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps(published["plan"]), encoding="utf-8")
+    cells = cells_of(read_plan(path))
+    assert [cell.name for cell in cells] == [cell["name"] for cell in published["cells"]]
+    assert json.loads(json.dumps(asdict(read_plan(path)))) == published["plan"]
+    assert [asdict(cell) for cell in cells] == [
+        {name: value for name, value in cell.items() if name not in {"name", "result"}} for cell in published["cells"]
+    ]
 
 
 def test_text_and_back() -> None:

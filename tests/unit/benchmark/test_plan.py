@@ -13,7 +13,8 @@ import anomalib.models
 import pytest
 import yaml
 
-from anomalib_crad.benchmark.plan import CostPlan, read_plan
+from anomalib_crad.benchmark.plan import CostPlan
+from anomalib_crad.benchmark.plan_file import read_plan
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
