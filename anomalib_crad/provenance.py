@@ -8,11 +8,13 @@ A number without its settings is of little use a month later. Values that JSON c
 from __future__ import annotations
 
 import math
+import os
 import platform
 from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anomalib_crad
@@ -56,6 +58,21 @@ def describe_versions(further: Sequence[str] = ()) -> dict[str, str | None]:
     }
 
 
+def describe_machine() -> dict[str, Any]:
+    """Describe the machine under a measurement: processor, accelerator, memory, system and versions."""
+    # Not at the top: importing this module does not import torch.
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        **describe_versions(["openvino"]),
+    }
+
+
 def _describe_post_processor(post_processor: object) -> dict[str, Any] | None:
     if post_processor is None:
         return None
@@ -70,6 +87,19 @@ def class_path(thing: object) -> str:
         thing: The object.
     """
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _memory() -> int | None:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -172,6 +172,18 @@ def outcome(result: dict[str, Any], began: float) -> dict[str, Any]:
     return {**result, "seconds": round(time.monotonic() - began, 3), "finished": finished}
 
 
+def describe_error(error: BaseException) -> str:
+    """Return type and first telling line of an error, for a table.
+
+    Args:
+        error: What was raised.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # OpenVINO begins with the places in its source that the error came through.
+    telling = [line for line in lines if not line.startswith("Exception from")] or lines
+    return f"{type(error).__name__}: {telling[0]}" if telling else type(error).__name__
+
+
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write a cell's result, whole or not at all.
 

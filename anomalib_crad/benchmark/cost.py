@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
+from anomalib_crad.benchmark.cells import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import torch
 
@@ -72,6 +73,32 @@ def measure_cost(runtime: str, path: Path, settings: dict[str, Any]) -> dict[str
     else:
         result["throughput"] = {"images_per_second": len(images) / seconds, "batch_size": len(images)}
     return {**result, "peak_memory_bytes": peak_memory(), "memory_before_loading_bytes": before}
+
+
+def load_average() -> float | None:
+    """Return the number of processes that wanted to run in the last minute; ``None`` where nothing counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def peak_memory() -> int | None:
+    """Return the largest memory of this process so far, in bytes: of the accelerator if it was used, or resident.
+
+    ``None`` where the system does not say, which is Windows.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not from getrusage, whose peak on Linux begins with that of the process which started this one.
+        peak = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(peak.split()[1])
+    try:
+        import resource
+    except ImportError:
+        return None
+    # Kilobytes, but on macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _times(run: Callable[[np.ndarray], object], images: np.ndarray, warm_up: int, runs: int) -> list[float]:

@@ -29,8 +29,9 @@ from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback
 from timm.models import PretrainedCfg
 
+from anomalib_crad.benchmark.cells import describe_error
 from anomalib_crad.benchmark.common_score import CommonScoreEvaluator
-from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
+from anomalib_crad.benchmark.cost import load_average, peak_memory
 from anomalib_crad.models.components.image_size import resize_and_normalise
 from anomalib_crad.models.components.training import TrainingDefaults
 from anomalib_crad.provenance import plain

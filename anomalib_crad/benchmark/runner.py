@@ -18,8 +18,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from anomalib_crad.benchmark.cells import CELL_NAME, Cell, cells_of, outcome, read_result, write_result
-from anomalib_crad.benchmark.failures import lacks_model, problem
-from anomalib_crad.benchmark.report import write_plots, write_tables
+from anomalib_crad.benchmark.plots import write_plots
+from anomalib_crad.benchmark.results import lacks_model, problem
+from anomalib_crad.benchmark.tables import write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

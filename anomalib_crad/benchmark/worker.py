@@ -15,7 +15,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from anomalib_crad.benchmark.cells import CELL_NAME, NO_MODEL, Cell, outcome, read_result, write_result
+from anomalib_crad.benchmark.cells import (
+    CELL_NAME,
+    NO_MODEL,
+    Cell,
+    describe_error,
+    outcome,
+    read_result,
+    write_result,
+)
+from anomalib_crad.provenance import describe_machine
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +41,12 @@ def main(folder: Path) -> None:
     try:
         result = _run(cell, folder)
     except Exception as error:  # any model may fail in any way, and the table has to say how
-        from anomalib_crad.benchmark.machine import describe_error
-
         logger.exception("%s", cell.title)
         result = {"error": describe_error(error)}
     write_result(folder, outcome(result, began))
 
 
 def _run(cell: Cell, folder: Path) -> dict[str, Any]:
-    from anomalib_crad.benchmark.machine import describe_machine
-
     if cell.kind == "quality":
         from anomalib_crad.benchmark.quality import run_quality
 

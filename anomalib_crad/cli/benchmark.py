@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib
     known = parser.parse_args(arguments)
 
     from anomalib_crad.benchmark.cells import cells_of
-    from anomalib_crad.benchmark.failures import failure_lines
     from anomalib_crad.benchmark.plan_file import read_plan
+    from anomalib_crad.benchmark.results import failure_lines
     from anomalib_crad.benchmark.runner import check_patterns, run_benchmark
-    from anomalib_crad.benchmark.summary import summary_table
+    from anomalib_crad.benchmark.tables import summary_table
 
     console = Console()
     output = known.output or Path("results") / "benchmark" / known.config.stem

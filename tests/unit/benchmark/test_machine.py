@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomalib_crad.benchmark.machine import describe_error, describe_machine, load_average, peak_memory
+from anomalib_crad.benchmark.cells import describe_error
+from anomalib_crad.benchmark.cost import load_average, peak_memory
+from anomalib_crad.provenance import describe_machine
 
 if TYPE_CHECKING:
     import pytest
@@ -28,7 +30,7 @@ def test_peak_memory_counts_what_has_been_freed() -> None:
 
 def test_peak_memory_does_not_count_the_process_that_started_this_one() -> None:
     held = np.ones(512 * MEBIBYTE, dtype=np.uint8)
-    lines = ("from anomalib_crad.benchmark.machine import peak_memory", "print(peak_memory())")
+    lines = ("from anomalib_crad.benchmark.cost import peak_memory", "print(peak_memory())")
     answer = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
     assert int(answer.stdout) < held.nbytes
 
