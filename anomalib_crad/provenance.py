@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where a result comes from, as plain data: the model and its arguments, and the versions of packages.
+"""Where a result comes from, as plain data: the model and its arguments, the machine, and the versions of packages.
 
-A number without its settings is of little use a month later. Values that JSON cannot hold are written as their text.
+A number without its settings is of little use a month later. Values that JSON cannot hold are written as text.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def describe_model(model: LightningModule) -> dict[str, Any]:
 
 
 def describe_versions(further: Sequence[str] = ()) -> dict[str, str | None]:
-    """Name the versions of Python, of this package and of those that it stands on.
+    """Return the versions of Python, of this package and of the packages that it builds on.
 
     Args:
-        further: Names of more packages. Defaults to none.
+        further: Names of further packages. Defaults to none.
 
     Returns:
         Versions by package; ``None`` for one that is not installed.
@@ -60,7 +60,7 @@ def describe_versions(further: Sequence[str] = ()) -> dict[str, str | None]:
 
 def describe_machine() -> dict[str, Any]:
     """Describe the machine under a measurement: processor, accelerator, memory, system and versions."""
-    # Not at the top: importing this module does not import torch.
+    # Not at the top: a process that measures OpenVINO must not load torch before it has measured.
     import torch
 
     return {
@@ -110,7 +110,7 @@ def _version(package: str) -> str | None:
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - JSON has no type of its own
-    """Turn a value into what JSON can hold.
+    """Convert a value to one that JSON can hold.
 
     Args:
         value: Anything.
