@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from made_up_results import plan
 
-from anomalib_crad.benchmark.cells import Cell, cells_of, read_result, write_result
+from anomalib_crad.benchmark.cells import Cell, cells_of, describe_error, read_result, write_result
 from anomalib_crad.benchmark.plan import CostPlan, DatasetPlan, ModelPlan
 from anomalib_crad.benchmark.plan_file import read_plan
 
@@ -116,3 +116,9 @@ def test_a_result_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert read_result(tmp_path) is None
     write_result(tmp_path, {"value": 1.5})
     assert read_result(tmp_path) == {"value": 1.5}
+
+
+def test_an_error_is_named_by_its_first_telling_line() -> None:
+    error = RuntimeError("Exception from src/core.cpp:1:\nCheck 'shape' failed\nmore")
+    assert describe_error(error) == "RuntimeError: Check 'shape' failed"
+    assert describe_error(KeyError()) == "KeyError"
