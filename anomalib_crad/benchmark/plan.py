@@ -28,6 +28,10 @@ class Rule(NamedTuple):
     allows: Callable[[Any], bool]
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
 def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -44,7 +48,8 @@ def _is_size(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(_is_whole(side, 1) for side in value)
 
 
-_Text = Annotated[str, Rule("a text", lambda value: isinstance(value, str) and bool(value))]
+_Text = Annotated[str, Rule("a text", _is_text)]
+_DatasetName = Annotated[str, Rule("the name of one of the datasets", _is_text)]
 _Flag = Annotated[bool, Rule("true or false", lambda value: isinstance(value, bool))]
 _Count = Annotated[int, Rule("a whole number from 1", lambda value: _is_whole(value, 1))]
 _CountOrZero = Annotated[int, Rule("a whole number from 0", lambda value: _is_whole(value, 0))]
@@ -147,7 +152,7 @@ class Plan:
     accelerator: _Text = "auto"
     score_window: _Count = 32
     minutes_per_cell: _Minutes | None = None
-    categories_of: _Text | None = None
+    categories_of: _DatasetName | None = None
     cost: CostPlan | None = field(default_factory=CostPlan)
 
     def seeds_of(self, model: str) -> tuple[int, ...]:

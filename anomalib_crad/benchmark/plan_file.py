@@ -58,7 +58,8 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def _read_section(kind: Any, where: str, content: object) -> Any:  # noqa: ANN401 - a dataclass and an instance of it
+def _read_section(kind: Any, where: str, content: object) -> Any:  # noqa: ANN401 - a dataclass and its instance
+    """Build a dataclass of the plan from a mapping, or refuse unknown and missing keys."""
     values = _mapping(where, content)
     known = [entry.name for entry in fields(kind)]
     required = [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
@@ -75,10 +76,11 @@ def _read_section(kind: Any, where: str, content: object) -> Any:  # noqa: ANN40
 
 
 def _read_value(annotation: Any, where: str, value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+    """Return a value as its annotation has it, or refuse it; ``where`` is its place in the file."""
     if get_origin(annotation) in {Union, UnionType}:
         options = [option for option in get_args(annotation) if option is not type(None)]
         if value is None:
-            return None  # no union is without it
+            return None  # all unions of a plan include it
         mappings = [option for option in options if get_origin(option) is dict]
         return _read_value(mappings[0] if mappings and isinstance(value, dict) else options[0], where, value)
     if is_dataclass(annotation):
@@ -100,7 +102,7 @@ def _mapping(where: str, content: object) -> Mapping[str, Any]:
 
 
 def _check_plan(plan: Plan) -> None:
-    """Check what one value alone does not tell."""
+    """Check what depends on several values, or on a value's parts."""
     for kind, sections in (("datasets", plan.datasets), ("models", plan.models)):
         _check_folders(kind, sections)
         for name, entry in sections.items():

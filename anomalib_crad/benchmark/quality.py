@@ -70,18 +70,7 @@ def run_quality(cell: Cell, folder: Path) -> dict[str, Any]:
     if settings["max_epochs"] is None:
         _check_own_limit(model)
     watch = _Training()
-    arguments = {} if settings["max_epochs"] is None else {"max_epochs": settings["max_epochs"]}
-    engine = Engine(
-        default_root_dir=folder / "engine",
-        accelerator=settings["accelerator"],
-        devices=1,
-        callbacks=[watch],
-        logger=False,
-        enable_model_summary=False,
-        # The benchmark does not compare thresholds, so it skips the pass over the test images that finds them.
-        limit_val_batches=0,
-        **arguments,
-    )
+    engine = _engine(settings, folder / "engine", watch)
     load = load_average()
     engine.fit(model, datamodule=datamodule)
     memory = peak_memory()
@@ -106,6 +95,21 @@ def run_quality(cell: Cell, folder: Path) -> dict[str, Any]:
         "test": {"seconds": test_seconds, "images": len(datamodule.test_data)},
         "exports": _export(model.cpu(), folder / EXPORTED, tuple(settings["image_size"])),
     })
+
+
+def _engine(settings: dict[str, Any], folder: Path, watch: Callback) -> Engine:
+    arguments = {} if settings["max_epochs"] is None else {"max_epochs": settings["max_epochs"]}
+    return Engine(
+        default_root_dir=folder,
+        accelerator=settings["accelerator"],
+        devices=1,
+        callbacks=[watch],
+        logger=False,
+        enable_model_summary=False,
+        # The benchmark does not compare thresholds, so it skips the pass over the test images that finds them.
+        limit_val_batches=0,
+        **arguments,
+    )
 
 
 def _report_values(report: CategoryReport | None) -> dict[str, Any] | None:

@@ -91,18 +91,23 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
 
     console.rule("Done")
     console.print(f"OpenVINO against PyTorch: {agreement}", soft_wrap=True)
-    for name, path in {
+    _print_paths(console, folder, overview, checkpoint, exported)
+    same = " (and the same --model arguments)" if arguments else ""
+    command = f"anomalib predict --config {config} --data FOLDER --ckpt_path {checkpoint}"
+    console.print(f"Next, with images of yours{same}: {command}", soft_wrap=True)
+    return folder
+
+
+def _print_paths(console: Console, folder: Path, overview: Path, checkpoint: str, exported: Path) -> None:
+    paths = {
         "Metrics": folder / "category_metrics.csv",
         "Heat maps": folder / "images",
         "Overview": overview,
         "Checkpoint": checkpoint,
         "OpenVINO": exported,
-    }.items():
+    }
+    for name, path in paths.items():
         console.print(f"{name + ':':<12}{path}", soft_wrap=True)
-    same = " (and the same --model arguments)" if arguments else ""
-    command = f"anomalib predict --config {config} --data FOLDER --ckpt_path {checkpoint}"
-    console.print(f"Next, with images of yours{same}: {command}", soft_wrap=True)
-    return folder
 
 
 def _leave_out_warnings_without_remedy() -> None:
