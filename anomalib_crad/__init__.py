@@ -2,8 +2,8 @@
 
 """CRAD and unified multi-class anomaly detection for anomalib.
 
-The public names are resolved when they are first used, so that importing this package imports neither torch nor
-anomalib. Importing it does register it with anomalib, as `import torch` does by itself (see `docs/plugin.md`).
+The public names are resolved when they are first used: importing this package imports neither torch nor anomalib. The
+import does register our classes with anomalib, as `import torch` also does (see `docs/plugin.md`).
 
 Example:
     >>> from anomalib_crad import Crad
@@ -51,5 +51,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# Last, since a plugin that is published at once imports from this package.
+# Last: if anomalib is imported already, this imports classes of this package at once.
 plugin.register_on_import()

@@ -52,3 +52,16 @@ def try_to_write(path: Path, write: Callable[[Path], None], what: str) -> None:
         logger.exception("Could not write %s; the printed table holds the same numbers.", path)
     else:
         logger.info("%s: %s", what, path)
+
+
+def configuration(name: str) -> Path:
+    """Return the path of a configuration that comes with this package.
+
+    Configurations are inside an installed package, and beside the package in its source tree.
+
+    Args:
+        name: Name of the file, such as ``quickstart.yaml``.
+    """
+    package = Path(__file__).parent
+    candidates = [package / "configs", package.parent / "configs"]
+    return next((folder for folder in candidates if folder.is_dir()), candidates[0]) / name

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where a result comes from, as plain data: the model and its arguments, and the versions of packages.
+"""Where a result comes from, as plain data: the model and its arguments, the machine, and the versions of packages.
 
-A number without its settings is of little use a month later. Values that JSON cannot hold are written as their text.
+A number without its settings is of little use a month later. Values that JSON cannot hold are written as text.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import platform
 from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anomalib_crad
@@ -41,10 +43,10 @@ def describe_model(model: LightningModule) -> dict[str, Any]:
 
 
 def describe_versions(further: Sequence[str] = ()) -> dict[str, str | None]:
-    """Name the versions of Python, of this package and of those that it stands on.
+    """Return the versions of Python, of this package and of the packages that it builds on.
 
     Args:
-        further: Names of more packages. Defaults to none.
+        further: Names of further packages. Defaults to none.
 
     Returns:
         Versions by package; ``None`` for one that is not installed.
@@ -53,6 +55,21 @@ def describe_versions(further: Sequence[str] = ()) -> dict[str, str | None]:
         "python": platform.python_version(),
         "anomalib_crad": anomalib_crad.__version__,
         **{package: _version(package) for package in (*_PACKAGES, *further)},
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe the machine under a measurement: processor, accelerator, memory, system and versions."""
+    # Not at the top: a process that measures OpenVINO must not load torch before it has measured.
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        **describe_versions(["openvino"]),
     }
 
 
@@ -72,6 +89,19 @@ def class_path(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
+def _memory() -> int | None:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -80,7 +110,7 @@ def _version(package: str) -> str | None:
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - JSON has no type of its own
-    """Turn a value into what JSON can hold.
+    """Convert a value to one that JSON can hold.
 
     Args:
         value: Anything.

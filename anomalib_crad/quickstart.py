@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``python -m anomalib_crad.quickstart``, which the README names; the same as ``anomalib-crad quickstart``."""
+"""``python -m anomalib_crad.quickstart``, an alias of ``anomalib-crad quickstart``."""
+
+import sys
 
 from anomalib_crad.cli.quickstart import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(prog="python -m anomalib_crad.quickstart"))

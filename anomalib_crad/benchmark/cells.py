@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The pieces of a benchmark: each runs by itself, in a process of its own, and leaves one file of results.
+"""The cells of a benchmark: each runs independently, in a process of its own, and leaves one file with its result.
 
-A cell's folder is named for what a person looks for and for a hash of everything that decides about its result. What
-was finished is found again by that name, and a changed setting cannot be mistaken for it.
+The name of a cell's folder says what ran and ends with a hash of all settings that decide about the result. A later run
+finds a finished cell by that name, and a changed setting makes another name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CELL_NAME = "cell.json"
 RESULT_NAME = "result.json"
 RUNTIMES = ("PyTorch", "OpenVINO")
-#: Why a ``cost`` cell has no result where its source has none; the source's own reason follows.
+#: Begins the error of a ``cost`` cell whose source left no model; the error of the source follows.
 NO_MODEL = "there is no trained model to measure"
 Kind = Literal["quality", "cost"]
 
@@ -34,14 +34,14 @@ class Cell:
     """One piece of a benchmark.
 
     Attributes:
-        kind: ``quality`` trains a model, tests it and exports it; ``cost`` measures what that left.
+        kind: ``quality`` trains a model, tests it and exports it; ``cost`` measures the export.
         model: Name of the model in the plan.
         dataset: Name of the dataset in the plan.
         seed: Seed of everything random.
-        settings: All that decides about the result, as plain data.
+        settings: All settings that decide about the result, as plain data.
         categories: How many of the dataset's categories are used, the first ones; ``None`` for all.
         source: Name of the ``quality`` cell that a ``cost`` cell measures.
-        runtime: In what a ``cost`` cell measures it.
+        runtime: Runtime in which a ``cost`` cell measures it, one of :data:`RUNTIMES`.
     """
 
     kind: Kind
@@ -61,7 +61,7 @@ class Cell:
 
     @property
     def written_name(self) -> str:
-        """The name with model and dataset as the plan writes them, for patterns."""
+        """The name with model and dataset written as in the plan, for patterns."""
         return "-".join(self._parts())
 
     def _parts(self) -> list[str]:
@@ -75,7 +75,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """What a person is shown."""
+        """The cell in words."""
         some = "" if self.categories is None else f", {self.categories} of its categories"
         what = self.kind if self.runtime is None else f"{self.kind} in {self.runtime}"
         return f"{self.model} on {self.dataset}{some}, seed {self.seed}: {what}"
@@ -95,16 +95,16 @@ class Cell:
 
 
 def cells_of(plan: Plan) -> list[Cell]:
-    """Cut a plan into cells, in the order in which they are run.
+    """Divide a plan into cells, in the order in which they run.
 
-    All of quality comes first and all of cost last, so that costs are measured side by side, on the same machine in the
-    same state.
+    All ``quality`` cells come first and all ``cost`` cells last, so that costs are measured close in time, on the same
+    machine in the same state.
 
     Args:
         plan: What is compared.
 
     Returns:
-        The cells; a ``cost`` cell stands after its source.
+        The cells; each ``cost`` cell comes after its source.
     """
     seeds = sorted({seed for model in plan.models for seed in plan.seeds_of(model)})
     quality = [
@@ -122,7 +122,7 @@ def cells_of(plan: Plan) -> list[Cell]:
 
 
 def _parts(plan: Plan) -> Iterator[Cell]:
-    """Yield models that grow with their data, on one category of a dataset, on two, and so on, short of all."""
+    """Yield cells of the models that grow with their data, on one category of a dataset, on two, up to all but one."""
     if plan.categories_of is None:
         return
     categories = plan.datasets[plan.categories_of].init_args.get("category")
@@ -148,12 +148,12 @@ def _quality(plan: Plan, model: str, dataset: str, seed: int, categories: int | 
 
 
 def _cost(plan: Plan, source: Cell, runtime: str) -> Cell:
-    settings = {**asdict(plan.cost), "image_size": list(plan.image_size)}  # type: ignore[arg-type]  # not called without
+    settings = {**asdict(plan.cost), "image_size": list(plan.image_size)}  # type: ignore[arg-type]  # a plan without cost has no such cells
     return Cell("cost", source.model, source.dataset, source.seed, settings, source.categories, source.name, runtime)
 
 
 def file_name(text: str) -> str:
-    """Return a text with nothing in it that a file's name cannot hold, or that separates the parts of a cell's.
+    """Replace the characters of a text that file names cannot hold or that separate the parts of a cell's name.
 
     Args:
         text: Such as the name of a model.
@@ -162,7 +162,7 @@ def file_name(text: str) -> str:
 
 
 def outcome(result: dict[str, Any], began: float) -> dict[str, Any]:
-    """Return a result together with what it took and when.
+    """Add duration and time of the end to a result.
 
     Args:
         result: What was measured, or the error.
@@ -170,6 +170,18 @@ def outcome(result: dict[str, Any], began: float) -> dict[str, Any]:
     """
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {**result, "seconds": round(time.monotonic() - began, 3), "finished": finished}
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type and the first informative line of an error, for a table.
+
+    Args:
+        error: The error.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # OpenVINO's errors begin with places in its source.
+    informative = [line for line in lines if not line.startswith("Exception from")] or lines
+    return f"{type(error).__name__}: {informative[0]}" if informative else type(error).__name__
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

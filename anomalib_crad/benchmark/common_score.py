@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Image scores that are pooled alike for all models, beside each model's own.
+"""Image scores that are pooled in the same way for all models, beside each model's own.
 
-Models turn their maps into image scores in their own ways (a maximum, a mean of the largest, a weighted neighbour), and
-part of a difference between two models is only that. The evaluator here measures both: the model's own score, and the
-largest mean of its raw map over a square window.
+Models pool their maps into image scores in different ways (a maximum, a mean of the largest values, a weighted
+neighbour), and part of a difference between two models is only that. The evaluator here measures both: the model's own
+score, and the largest mean of its raw map over a square window.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class CommonScoreEvaluator(CategoryEvaluator):
-    """Measure each category by the model's own image scores and by scores that all models get in the same way.
+    """Measure each category by the model's own image scores and by scores that are pooled the same for all models.
 
     Args:
         score_window: Side of the window in pixels, cut to the map where the map is smaller.
@@ -46,7 +46,7 @@ class CommonScoreEvaluator(CategoryEvaluator):
         self.common_report: CategoryReport | None = None
 
     def new_evaluation(self, metrics: Sequence[CategoryMetric]) -> Evaluation:
-        """Begin an evaluation that measures twice.
+        """Begin an evaluation that measures both scores.
 
         Args:
             metrics: The metrics by the model's own scores.
@@ -58,7 +58,7 @@ class CommonScoreEvaluator(CategoryEvaluator):
 
 
 class _TwofoldEvaluation(Evaluation):
-    """An evaluation that hands the common scores of each category to a second one."""
+    """An evaluation that passes the common scores of each category to a second one."""
 
     def __init__(self, evaluator: CommonScoreEvaluator, metrics: Sequence[CategoryMetric] = DEFAULT_METRICS) -> None:
         super().__init__(metrics)
@@ -70,7 +70,7 @@ class _TwofoldEvaluation(Evaluation):
         window = self._evaluator.score_window
         self._common.add(category, [replace(image, score=_score(image.anomaly_map, window)) for image in images])
 
-    def report(self, expected: Collection[str] = ()) -> CategoryReport:  # type: ignore[override]  # read twice
+    def report(self, expected: Collection[str] = ()) -> CategoryReport:  # type: ignore[override]  # narrower: both reports read it
         self._evaluator.common_report = self._common.report(expected)
         return super().report(expected)
 
@@ -80,7 +80,7 @@ def _score(anomaly_map: NDArray[np.float32] | None, window: int) -> float | None
 
 
 def largest_window_mean(anomaly_map: NDArray[np.float32], window: int) -> float:
-    """Largest mean of a map over any square window that lies inside it.
+    """Return the largest mean of a map over all square windows inside it.
 
     Args:
         anomaly_map: Height x width.
@@ -89,5 +89,5 @@ def largest_window_mean(anomaly_map: NDArray[np.float32], window: int) -> float:
     Returns:
         The mean.
     """
-    # In double precision, so that no map's scale costs it digits.
+    # In double precision, so that maps of any scale keep their digits.
     return image_score(torch.from_numpy(anomaly_map)[None, None].double(), window).item()

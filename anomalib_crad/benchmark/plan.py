@@ -1,26 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a benchmark compares, read from a YAML file and checked before anything runs.
+"""What a benchmark compares: each setting is declared once, with its type, its default and the values that it may have.
 
-A plan is plain data: every value of it goes into the identity of the cells that it is cut into, so that a changed
-setting is a new cell and an unchanged one is never run twice.
+The names of settings are the keys of the configuration file, which ``plan_file.py`` reads. Settings are part of the
+identity of each cell whose result they decide about: a changed setting makes a new cell, and what has not changed is
+not run twice.
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import yaml
-
-from anomalib_crad.benchmark.plan_checks import check_plan
-from anomalib_crad.configurations import configuration
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
-_Section = TypeVar("_Section", "DatasetPlan", "ModelPlan", "CostPlan")
+
+class Rule(NamedTuple):
+    """What a value of a plan may be.
+
+    Attributes:
+        needed: In words, for the error.
+        allows: Whether a value read from YAML is allowed.
+    """
+
+    needed: str
+    allows: Callable[[Any], bool]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _are_seeds(value: object) -> bool:
+    return isinstance(value, list) and all(_is_whole(seed, 0) for seed in value) and 0 < len(value) == len(set(value))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_whole(side, 1) for side in value)
+
+
+_Text = Annotated[str, Rule("a text", _is_text)]
+_DatasetName = Annotated[str, Rule("the name of one of the datasets", _is_text)]
+_Flag = Annotated[bool, Rule("true or false", lambda value: isinstance(value, bool))]
+_Count = Annotated[int, Rule("a whole number from 1", lambda value: _is_whole(value, 1))]
+_CountOrZero = Annotated[int, Rule("a whole number from 0", lambda value: _is_whole(value, 0))]
+_Minutes = Annotated[float, Rule("a number above 0, or null for no limit", _is_positive)]
+_Seeds = Annotated[tuple[int, ...], Rule("a list of different whole numbers from 0, at least one", _are_seeds)]
+_Size = Annotated[tuple[int, int], Rule("height and width in pixels, such as [224, 224]", _is_size)]
+_Arguments = Annotated[dict[str, Any], Rule("a mapping of names to values", lambda value: isinstance(value, dict))]
 
 
 @dataclass(frozen=True)
@@ -32,8 +68,8 @@ class DatasetPlan:
         init_args: Its arguments. Defaults to none.
     """
 
-    class_path: str
-    init_args: dict[str, Any] = field(default_factory=dict)
+    class_path: _Text
+    init_args: _Arguments = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,25 +78,26 @@ class ModelPlan:
 
     Attributes:
         class_path: Name of one of anomalib's or our models.
-        image_score: In words, how the model pools its map into an image score; stands beside its numbers.
+        image_score: In words, how the model pools its map into an image score; tables show it beside the numbers.
         init_args: Its arguments. Defaults to none.
-        max_epochs: Epochs to train, by the name of every dataset where they differ. Defaults to ``None``: what the
-            model sets by itself, as ours and memory banks do; any other is refused, as Lightning would train 1000.
-        train_batch_size: Images in a training batch, where it differs from the dataset's. Defaults to ``None``.
-        cost_grows: Whether its network grows with the training images, as a memory bank does; then its cost is
-            measured for each number of categories. Defaults to ``False``.
-        seeds: Seeds, where they differ from the plan's. Defaults to ``None``.
-        minutes_per_cell: Limit, where it differs from the plan's. Defaults to ``None``.
+        max_epochs: Epochs to train; a mapping of all datasets to epochs where they differ. Defaults to ``None``: what
+            the model sets by itself, as our models and memory banks do. Any other model needs a number, because
+            Lightning would train 1000 epochs.
+        train_batch_size: Images in a training batch, if not the dataset's. Defaults to ``None``.
+        cost_grows: Whether the network grows with the training images, as a memory bank does; then the benchmark
+            measures its cost for each number of categories. Defaults to ``False``.
+        seeds: Seeds, if not the plan's. Defaults to ``None``.
+        minutes_per_cell: Limit, if not the plan's. Defaults to ``None``.
     """
 
-    class_path: str
-    image_score: str
-    init_args: dict[str, Any] = field(default_factory=dict)
-    max_epochs: int | dict[str, int] | None = None
-    train_batch_size: int | None = None
-    cost_grows: bool = False
-    seeds: Sequence[int] | None = None
-    minutes_per_cell: float | None = None
+    class_path: _Text
+    image_score: _Text
+    init_args: _Arguments = field(default_factory=dict)
+    max_epochs: _Count | dict[str, _Count] | None = None
+    train_batch_size: _Count | None = None
+    cost_grows: _Flag = False
+    seeds: _Seeds | None = None
+    minutes_per_cell: _Minutes | None = None
 
     def epochs_on(self, dataset: str) -> int | None:
         """Return the epochs to train on a dataset, or ``None`` for the model's own.
@@ -73,7 +110,7 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class CostPlan:
-    """How the cost of a trained model is measured.
+    """How the benchmark measures the cost of a trained model.
 
     Attributes:
         threads: Threads for PyTorch and OpenVINO. Defaults to ``None``: one for each core.
@@ -83,11 +120,11 @@ class CostPlan:
         batch_size: Images in a batch for throughput. Defaults to ``16``.
     """
 
-    threads: int | None = None
-    warm_up: int = 5
-    runs: int = 30
-    batch_runs: int = 5
-    batch_size: int = 16
+    threads: _Count | None = None
+    warm_up: _CountOrZero = 5
+    runs: _Count = 30
+    batch_runs: _Count = 5
+    batch_size: _Count = 16
 
 
 @dataclass(frozen=True)
@@ -97,24 +134,25 @@ class Plan:
     Attributes:
         datasets: Datamodules by the name that tables show.
         models: Models by the name that tables show.
-        seeds: Seeds; each model is trained and tested once with each. Cost is measured with the first.
-        image_size: Height and width that every model sees.
-        accelerator: Lightning's name of the device.
+        seeds: Seeds; each model is trained and tested once with each. Cost is measured with the first. Defaults to 0.
+        image_size: Height and width, in pixels, of the images that every model sees. Defaults to 224 x 224.
+        accelerator: Lightning's name of the device. Defaults to ``"auto"``.
         score_window: Side, in pixels, of the window whose largest mean is the image score that is the same for all
-            models.
-        minutes_per_cell: A cell that takes longer is stopped and reported as such; ``None`` for no limit.
-        categories_of: Dataset on which cost is measured for one category, two, and so on; ``None`` for not at all.
-        cost: How cost is measured; ``None`` for not at all.
+            models. Defaults to ``32``.
+        minutes_per_cell: A cell that takes longer is stopped and reported as such. Defaults to ``None``: no limit.
+        categories_of: Dataset on which cost is measured for one category, two, and so on. Defaults to ``None``: not at
+            all.
+        cost: How cost is measured; ``None`` for not at all. Defaults to the defaults of :class:`CostPlan`.
     """
 
     datasets: dict[str, DatasetPlan]
     models: dict[str, ModelPlan]
-    seeds: tuple[int, ...] = (0,)
-    image_size: tuple[int, int] = (224, 224)
-    accelerator: str = "auto"
-    score_window: int = 32
-    minutes_per_cell: float | None = None
-    categories_of: str | None = None
+    seeds: _Seeds = (0,)
+    image_size: _Size = (224, 224)
+    accelerator: _Text = "auto"
+    score_window: _Count = 32
+    minutes_per_cell: _Minutes | None = None
+    categories_of: _DatasetName | None = None
     cost: CostPlan | None = field(default_factory=CostPlan)
 
     def seeds_of(self, model: str) -> tuple[int, ...]:
@@ -124,80 +162,4 @@ class Plan:
             model: Name of the model.
         """
         seeds = self.models[model].seeds
-        return self.seeds if seeds is None else tuple(seeds)
-
-
-def read_plan(path: Path) -> Plan:
-    """Read a plan.
-
-    Args:
-        path: YAML file with the attributes of :class:`Plan` as keys.
-
-    Returns:
-        The plan.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a key is missing or unknown, or a value cannot be; the message names it.
-    """
-    if not path.is_file():
-        msg = f"There is no configuration '{path}'. One to start from: {configuration('benchmark.yaml')}"
-        raise FileNotFoundError(msg)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        msg = f"'{path}' is not valid YAML: {error}"
-        raise ValueError(msg) from error
-    try:
-        return _plan(content)
-    except (ValueError, TypeError) as error:
-        msg = f"'{path}': {error}"
-        raise ValueError(msg) from error
-
-
-def _plan(content: object) -> Plan:
-    values = _mapping("a plan", content)
-    _check_names("a plan", values, Plan)
-    plan = Plan(**{
-        **values,
-        "datasets": _sections("datasets", values["datasets"], DatasetPlan),
-        "models": _sections("models", values["models"], ModelPlan),
-        # What is no list is left for the check, which names it.
-        **{name: tuple(values[name]) for name in ("seeds", "image_size") if isinstance(values.get(name), list)},
-        **({"cost": _section("cost", values["cost"], CostPlan)} if values.get("cost") is not None else {}),
-    })
-    check_plan(plan)
-    return plan
-
-
-def _sections(name: str, content: object, kind: type[_Section]) -> dict[str, _Section]:
-    sections = _mapping(name, content)
-    if not sections:
-        msg = f"{name} is empty; name at least one."
-        raise ValueError(msg)
-    return {str(key): _section(f"{name}: {key}", value, kind) for key, value in sections.items()}
-
-
-def _section(name: str, content: object, kind: type[_Section]) -> _Section:
-    values = _mapping(name, content)
-    _check_names(name, values, kind)
-    return kind(**values)
-
-
-def _mapping(name: str, content: object) -> Mapping[str, Any]:
-    if not isinstance(content, dict):
-        msg = f"{name} must be a mapping of names to values, got {type(content).__name__}."
-        raise TypeError(msg)
-    return content
-
-
-def _check_names(name: str, values: Mapping[str, Any], kind: type) -> None:
-    known = [entry.name for entry in fields(kind)]
-    required = [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
-    unknown, missing = [key for key in values if key not in known], [key for key in required if key not in values]
-    if unknown:
-        msg = f"{name}: unknown {', '.join(map(str, unknown))}; known are {', '.join(known)}."
-        raise ValueError(msg)
-    if missing:
-        msg = f"{name}: {', '.join(missing)} must be given."
-        raise ValueError(msg)
+        return self.seeds if seeds is None else seeds

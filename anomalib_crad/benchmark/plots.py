@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plots of a benchmark: metric against latency, metric in each category, cost against the number of categories."""
+"""The plots of a benchmark: metric against latency, metric in each category, cost against the number of categories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from anomalib_crad.benchmark.results import MEAN, MEBIBYTE, POOLED
+from anomalib_crad.benchmark.results import (
+    MEAN,
+    MEBIBYTE,
+    METRICS_BY_CATEGORY,
+    POOLED,
+    cost_rows,
+    quality_rows,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +26,28 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
     from anomalib_crad.benchmark.plan import Plan
+    from anomalib_crad.benchmark.results import Results
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def write_plots(plan: Plan, results: Results, folder: Path) -> None:
+    """Write the plots for which there are results; existing ones are replaced.
+
+    Args:
+        plan: What was compared.
+        results: Cells and their results.
+        folder: Folder for the files.
+    """
+    quality, cost = quality_rows(plan, results), cost_rows(results)
+    for dataset in plan.datasets:
+        for metric in METRICS_BY_CATEGORY:
+            plot_metric_per_category(plan, quality, dataset, metric, folder / f"{dataset}_{metric}.png")
+        plot_metric_against_latency(
+            plan, quality, cost, dataset, "image_AUROC", folder / f"{dataset}_metric_against_latency.png"
+        )
+    plot_cost_against_categories(plan, quality, cost, folder / "cost_against_categories.png")
 
 
 def plot_metric_against_latency(
@@ -31,8 +57,8 @@ def plot_metric_against_latency(
 
     Args:
         plan: What was compared.
-        quality: What :func:`.frames.quality_frame` returns.
-        cost: What :func:`.frames.cost_frame` returns.
+        quality: What :func:`.results.quality_rows` returns.
+        cost: What :func:`.results.cost_rows` returns.
         dataset: Name of the dataset.
         metric: Name of the metric.
         path: File to write.
@@ -60,7 +86,7 @@ def plot_metric_against_latency(
                 label=f"{model}, {row['runtime']}",
             )
     axes.set_xscale("log")
-    _plain_numbers(axes.xaxis)
+    _write_out_numbers(axes.xaxis)
     axes.set_xlabel("latency at batch 1, median, ms")
     axes.set_ylabel(f"{metric.replace('_', ' ')}, mean over categories")
     axes.set_title(f"{dataset}: filled in OpenVINO, hollow in PyTorch")
@@ -71,11 +97,11 @@ def plot_metric_against_latency(
 
 
 def plot_metric_per_category(plan: Plan, quality: pd.DataFrame, dataset: str, metric: str, path: Path) -> bool:
-    """Plot a metric in each category, a group of bars for each and a bar for each model; lines reach over the seeds.
+    """Plot a metric: a group of bars for each category, a bar for each model; a line spans the seeds.
 
     Args:
         plan: What was compared.
-        quality: What :func:`.frames.quality_frame` returns.
+        quality: What :func:`.results.quality_rows` returns.
         dataset: Name of the dataset.
         metric: Name of the metric.
         path: File to write.
@@ -111,12 +137,12 @@ def plot_cost_against_categories(plan: Plan, quality: pd.DataFrame, cost: pd.Dat
     """Plot latency, size and training time against the number of categories that one model serves.
 
     A network that does not grow with its data is measured once, for all categories, and drawn as a level line. Training
-    time is shown where it was measured.
+    time has a point for each measurement.
 
     Args:
         plan: What was compared.
-        quality: What :func:`.frames.quality_frame` returns.
-        cost: What :func:`.frames.cost_frame` returns.
+        quality: What :func:`.results.quality_rows` returns.
+        cost: What :func:`.results.cost_rows` returns.
         path: File to write.
 
     Returns:
@@ -147,7 +173,7 @@ def plot_cost_against_categories(plan: Plan, quality: pd.DataFrame, cost: pd.Dat
         axes.set_xlabel("categories in one model")
         axes.set_ylabel(label)
         axes.set_yscale("log")
-        _plain_numbers(axes.yaxis)
+        _write_out_numbers(axes.yaxis)
         axes.set_xticks(range(1, total + 1))
         axes.grid(alpha=0.3, which="both")
     panels[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -166,8 +192,8 @@ def _line(
     axes.plot(categories, values, marker=marker, color=colour, label=model)
 
 
-def _plain_numbers(axis: Axis) -> None:
-    """Write 6 and 20 on a logarithmic axis where matplotlib writes powers of ten."""
+def _write_out_numbers(axis: Axis) -> None:
+    """Label a logarithmic axis with numbers such as 6 and 20, where matplotlib writes powers of ten."""
     axis.set_major_formatter(LogFormatter())
     axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
 

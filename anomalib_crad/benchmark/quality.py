@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train, test and export one model on one dataset, with anomalib's own engine, by the protocol of all.
+"""Train, test and export one model on one dataset, with anomalib's own engine, under the protocol of all models.
 
-The protocol: the same images at the same size, no class label, the weights after the last step, and metrics on raw
-scores. A model whose backbone timm knows, given or its own default, gets the normalisation that the backbone was
-trained with. Any other keeps its own pre-processor, at the common size; anomalib's resize with antialiasing, which is
-what still differs between the images of these models and of the others.
+The protocol: the same images at the same size, no category label, the weights after the last step, and metrics on raw
+scores. A model whose backbone is a timm model, given or by default, gets the normalisation that the backbone was
+trained with. Other models keep their own pre-processor, at the common size. Those resize with antialiasing, the former
+without: this is the only difference that is left between the images.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback
 from timm.models import PretrainedCfg
 
+from anomalib_crad.benchmark.cells import describe_error
 from anomalib_crad.benchmark.common_score import CommonScoreEvaluator
-from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
+from anomalib_crad.benchmark.cost import load_average, peak_memory
 from anomalib_crad.models.components.image_size import resize_and_normalise
 from anomalib_crad.models.components.training import TrainingDefaults
 from anomalib_crad.provenance import plain
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Where the exports of a cell are, in its folder.
+#: Folder of the exports, in the folder of a cell.
 EXPORTED = "exported"
 
 
@@ -57,7 +58,7 @@ def run_quality(cell: Cell, folder: Path) -> dict[str, Any]:
 
     Args:
         cell: What to run.
-        folder: Folder of the cell, for exports.
+        folder: Folder of the cell, to which the exports go.
 
     Returns:
         Metrics, times and memory, as plain data.
@@ -69,29 +70,18 @@ def run_quality(cell: Cell, folder: Path) -> dict[str, Any]:
     if settings["max_epochs"] is None:
         _check_own_limit(model)
     watch = _Training()
-    arguments = {} if settings["max_epochs"] is None else {"max_epochs": settings["max_epochs"]}
-    engine = Engine(
-        default_root_dir=folder / "engine",
-        accelerator=settings["accelerator"],
-        devices=1,
-        callbacks=[watch],
-        logger=False,
-        enable_model_summary=False,
-        # Thresholds are not compared; the pass over the test images that finds them is saved.
-        limit_val_batches=0,
-        **arguments,
-    )
+    engine = _engine(settings, folder / "engine", watch)
     load = load_average()
     engine.fit(model, datamodule=datamodule)
     memory = peak_memory()
     began = time.monotonic()
-    # Not by the engine, which would validate first, to find thresholds.
+    # Not with the engine, which would validate first, to find thresholds.
     engine.trainer.test(model, datamodule=datamodule, verbose=False)
     test_seconds = time.monotonic() - began
     evaluator = cast("CommonScoreEvaluator", model.evaluator)
     return plain({
-        "metrics": _plain_report(evaluator.report),
-        "common_metrics": _plain_report(evaluator.common_report),
+        "metrics": _report_values(evaluator.report),
+        "common_metrics": _report_values(evaluator.common_report),
         "training": {
             "seconds": watch.seconds,
             "images": watch.images,
@@ -107,12 +97,27 @@ def run_quality(cell: Cell, folder: Path) -> dict[str, Any]:
     })
 
 
-def _plain_report(report: CategoryReport | None) -> dict[str, Any] | None:
+def _engine(settings: dict[str, Any], folder: Path, watch: Callback) -> Engine:
+    arguments = {} if settings["max_epochs"] is None else {"max_epochs": settings["max_epochs"]}
+    return Engine(
+        default_root_dir=folder,
+        accelerator=settings["accelerator"],
+        devices=1,
+        callbacks=[watch],
+        logger=False,
+        enable_model_summary=False,
+        # The benchmark does not compare thresholds, so it skips the pass over the test images that finds them.
+        limit_val_batches=0,
+        **arguments,
+    )
+
+
+def _report_values(report: CategoryReport | None) -> dict[str, Any] | None:
     return None if report is None else report.to_dict()
 
 
 class _Training(Callback):
-    """How long a training takes and how many images it sees; a memory bank is filled within it."""
+    """Measure how long a training takes, including the filling of a memory bank, and count its images."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -120,8 +125,7 @@ class _Training(Callback):
         self.batches = 0
         self._began = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
+    def on_train_start(self, *_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - Lightning's
         self._began = time.monotonic()
 
     def on_train_batch_end(
@@ -136,8 +140,7 @@ class _Training(Callback):
         self.images += len(batch)
         self.batches += 1
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
+    def on_train_end(self, *_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - Lightning's
         self.seconds = time.monotonic() - self._began
 
 
@@ -167,7 +170,7 @@ def _model(settings: dict[str, Any], seed: int) -> AnomalibModule:
 
 
 def _check_own_limit(model: AnomalibModule) -> None:
-    """Refuse a model that would train as long as Lightning does where nobody says how long."""
+    """Refuse a model without a limit to its training, for which Lightning's default of 1000 epochs would hold."""
     limited = {"max_epochs", "max_steps"} & set(model.trainer_arguments)
     untrained = model.learning_type in {LearningType.ZERO_SHOT, LearningType.FEW_SHOT}
     if not (limited or untrained or isinstance(model, TrainingDefaults)):
@@ -176,9 +179,9 @@ def _check_own_limit(model: AnomalibModule) -> None:
 
 
 def _check_textures(model: AnomalibModule, name: str) -> None:
-    """Refuse a model that paints defects from textures and found none.
+    """Refuse a model that paints defects from textures if it has found no textures.
 
-    A download of textures that failed leaves an empty folder, with which anomalib trains another method from then on.
+    A failed download of textures leaves an empty folder, with which anomalib would silently train another method.
     """
     augmenter = getattr(model, "augmenter", None)
     if isinstance(augmenter, PerlinAnomalyGenerator) and not augmenter.anomaly_source_paths:
@@ -198,14 +201,14 @@ def _pre_processor(model_class: type[AnomalibModule], settings: dict[str, Any]) 
         return resize_and_normalise(size, config.mean, config.std)
     arguments: dict[str, Any] = {"image_size": size}
     if "crop_size" in inspect.signature(model_class.configure_pre_processor).parameters:
-        arguments["crop_size"] = min(size)  # all models see the whole image, or are refused
+        arguments["crop_size"] = min(size)  # so that the model sees the whole image
     pre_processor = model_class.configure_pre_processor(**arguments)
     _check_image_size(pre_processor, model_class.__name__, size)
     return pre_processor
 
 
 def _check_image_size(pre_processor: PreProcessor, name: str, size: tuple[int, int]) -> None:
-    """Refuse a model that would see other images than the others: a part of them, or of a size of its own."""
+    """Refuse a model that would see a part of each image, or images of another size than the other models."""
     probe = torch.zeros(1, 3, size[0] + 1, size[1] + 1)
     seen = tuple((probe if pre_processor.transform is None else pre_processor.transform(probe)).shape[-2:])
     if seen != size:
@@ -218,8 +221,8 @@ def _check_image_size(pre_processor: PreProcessor, name: str, size: tuple[int, i
 
 
 def _export(model: AnomalibModule, folder: Path, image_size: tuple[int, int]) -> dict[str, dict[str, str]]:
-    """Export for the measurement of cost; what cannot be exported says why, and its quality stands."""
-    # A measured model needs no metrics, and a pickle of them would hold the test's predictions.
+    """Export for the measurement of cost; a failed export is recorded with its reason and leaves the quality valid."""
+    # The cost needs no metrics, and a pickled evaluator would hold the test's predictions.
     model.evaluator = None
     return {
         "PyTorch": _exported(model.to_torch, folder),
@@ -228,13 +231,13 @@ def _export(model: AnomalibModule, folder: Path, image_size: tuple[int, int]) ->
 
 
 def _to_openvino(model: AnomalibModule, image_size: tuple[int, int], folder: Path) -> Path:
-    """Export, for any number of images where the model's graph allows it, or else for one."""
+    """Export for any number of images if the model's graph allows it, or else for one."""
     import openvino
 
     path = model.to_openvino(folder, input_size=image_size)
     batch = openvino.Core().read_model(path).input(0).partial_shape[0]
     if batch.is_static and batch.get_length() != 1:
-        # Some graphs keep the number of example images that they were traced with.
+        # Some graphs keep the number of example images with which they were traced.
         path = model.to_openvino(folder, input_size=image_size, onnx_kwargs={"dynamic_shapes": None})
     return path
 

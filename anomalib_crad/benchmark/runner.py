@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Run the cells of a benchmark one after the other, and go on where it was stopped.
+"""Run the cells of a benchmark one after the other, and resume a stopped run.
 
-A cell that has a result is not run again, unless asked for or because the cell that it measures is; a cell that fails
-says why and the rest goes on. After each cell the tables are written anew, so that a stopped run leaves those of what
-it had.
+A cell that has a result does not run again, unless the user asks for it or the cell that it measures runs again. If a
+cell fails, its result holds the reason and the next one runs. The runner writes the tables after each cell, so that a
+stopped run leaves tables of all finished cells.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from anomalib_crad.benchmark.cells import CELL_NAME, Cell, cells_of, outcome, read_result, write_result
-from anomalib_crad.benchmark.failures import lacks_model, problem
-from anomalib_crad.benchmark.report import write_plots, write_tables
+from anomalib_crad.benchmark.plots import write_plots
+from anomalib_crad.benchmark.results import lacks_model, problem
+from anomalib_crad.benchmark.tables import write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,19 +45,19 @@ def run_benchmark(
     rerun: Sequence[str] = (),
     retry_failed: bool = False,
 ) -> list[tuple[Cell, dict[str, Any] | None]]:
-    """Run what has not finished yet, and write tables and plots.
+    """Run the cells that have not finished yet, and write tables and plots.
 
     Args:
         plan: What is compared.
-        folder: Where results are and go.
+        folder: Folder for results, which may hold those of an earlier run.
         console: Where progress is shown.
         select: Patterns of names (``quality-*-Crad-*``); only cells that match one are run. Defaults to all.
-        rerun: Patterns of names; cells that match one are run although they have finished, and so is what measures
-            them. Defaults to none.
-        retry_failed: Run again what has failed. Defaults to ``False``.
+        rerun: Patterns of names; cells that match one run although they have finished, and so do the cells that
+            measure them. Defaults to none.
+        retry_failed: Whether failed cells run again. Defaults to ``False``.
 
     Returns:
-        All cells with their results, ``None`` for those that have not been run.
+        All cells with their results, ``None`` for cells that have not run.
 
     Raises:
         ValueError: If a pattern matches no cell, or a result cannot be read.
@@ -94,7 +95,7 @@ def check_patterns(cells: Sequence[Cell], patterns: Sequence[str]) -> None:
         patterns: Patterns of names.
 
     Raises:
-        ValueError: If one matches nothing; the message lists what there is.
+        ValueError: If a pattern matches nothing; the message lists all names.
     """
     for pattern in patterns:
         if not any(_matches(cell, [pattern]) for cell in cells):
@@ -109,7 +110,7 @@ def _matches(cell: Cell, patterns: Sequence[str]) -> bool:
 
 
 def _waiting(results: Results, select: Sequence[str], rerun: Sequence[str], retry_failed: bool) -> list[Cell]:
-    """Choose the cells to run: the unfinished, those asked for, and those whose source has been or will be run anew."""
+    """Choose the cells to run: unfinished ones, those asked for, and those whose source has run or will run again."""
     by_name = {cell.name: result for cell, result in results}
     waiting: dict[str, Cell] = {}
     for cell, result in results:
@@ -121,7 +122,7 @@ def _waiting(results: Results, select: Sequence[str], rerun: Sequence[str], retr
             _matches(cell, rerun),
             cell.source in waiting,
             retry_failed and "error" in (result or {}),
-            # Its source had no model then, and has one now.
+            # Its source left no model then, but has one now.
             lacks_model(result or {}) and source is not None and "error" not in source,
         )
         if any(reasons):
@@ -130,7 +131,7 @@ def _waiting(results: Results, select: Sequence[str], rerun: Sequence[str], retr
 
 
 def _discard_what_measured(source: Cell, cells: Sequence[Cell], home: Path) -> None:
-    """Remove results about an earlier run of a cell: they would stand beside those of the new one."""
+    """Remove measurements of an earlier run of a cell, which would be shown beside its new result."""
     for cell in cells:
         if cell.source == source.name:
             shutil.rmtree(home / cell.name, ignore_errors=True)
@@ -141,7 +142,7 @@ def _results(home: Path, cells: Sequence[Cell]) -> list[tuple[Cell, dict[str, An
 
 
 def _run(cell: Cell, folder: Path, minutes: float | None) -> dict[str, Any]:
-    """Run a cell in a process of its own and return its result, whatever happened to the process."""
+    """Run a cell in a process of its own and return its result, or an error if the process left none."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / CELL_NAME).write_text(cell.to_json(), encoding="utf-8")
@@ -163,7 +164,7 @@ def _run(cell: Cell, folder: Path, minutes: float | None) -> dict[str, Any]:
     if result is None:
         result = outcome({"error": reason, "last_lines": _last_lines(folder)}, began)
         write_result(folder, result)
-    shutil.rmtree(folder / "engine", ignore_errors=True)  # checkpoints, of which the export has all that is used
+    shutil.rmtree(folder / "engine", ignore_errors=True)  # checkpoints; later cells use the export only
     return result
 
 
@@ -173,7 +174,7 @@ def _last_lines(folder: Path) -> list[str]:
 
 
 def _durations(results: Results) -> dict[tuple[str, str], list[float]]:
-    """Seconds of the cells that have run, by kind and model."""
+    """Collect the seconds of the cells that have run, by kind and model."""
     durations: dict[tuple[str, str], list[float]] = {}
     for cell, result in results:
         if result is not None:
@@ -182,13 +183,13 @@ def _durations(results: Results) -> dict[tuple[str, str], list[float]]:
 
 
 def _note_duration(cell: Cell, result: dict[str, Any], durations: dict[tuple[str, str], list[float]]) -> None:
-    """Add a cell's seconds, unless it failed: that often takes a moment, and says nothing about those that do not."""
+    """Add a cell's seconds, unless it failed: a failure often takes a moment only and would shorten the estimate."""
     if "error" not in result:
         durations.setdefault((cell.kind, cell.model), []).append(result["seconds"])
 
 
 def _minutes_left(cells: Sequence[Cell], durations: dict[tuple[str, str], list[float]]) -> str:
-    """Estimate what is left from what cells of the same kind and model took, or else from those of the same kind."""
+    """Estimate the time left from the durations of cells of the same kind and model, or else of the same kind."""
     seconds = 0.0
     for cell in cells:
         same = durations.get((cell.kind, cell.model)) or [

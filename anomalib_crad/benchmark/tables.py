@@ -1,32 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Markdown tables of a benchmark, for a page of documentation.
+"""The tables of a benchmark: CSV and JSON with every setting, Markdown for a page, a summary for the terminal.
 
-Numbers of several seeds are shown as their mean and, after it, how far the seeds lie from it at most: with two or three
-seeds a standard deviation would pretend to more.
+Markdown shows the numbers of several seeds as their mean and the largest distance of a seed from it. With two or three
+seeds, a standard deviation would promise more than is known.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from rich.table import Table
 
-from anomalib_crad.benchmark.results import COMMON, MEAN, MEBIBYTE, POOLED
-from anomalib_crad.metrics.default_metrics import METRIC_NAMES
+from anomalib_crad.benchmark.results import (
+    COMMON,
+    MEAN,
+    MEBIBYTE,
+    METRIC_COLUMNS,
+    METRICS_BY_CATEGORY,
+    POOLED,
+    cost_rows,
+    failure_list,
+    quality_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from anomalib_crad.benchmark.plan import Plan
+    from anomalib_crad.benchmark.results import Results
 
 
-def quality_table(plan: Plan, quality: pd.DataFrame, dataset: str) -> str:
-    """Return the models' metrics on one dataset: means over categories, and what the training took.
+def write_tables(plan: Plan, results: Results, folder: Path) -> None:
+    """Write ``quality.csv``, ``cost.csv``, ``results.json`` and ``tables.md``; existing ones are replaced.
 
     Args:
         plan: What was compared.
-        quality: What :func:`.frames.quality_frame` returns.
+        results: Cells and their results, ``None`` for cells that have not run.
+        folder: Folder for the files.
+    """
+    quality, cost = quality_rows(plan, results), cost_rows(results)
+    quality.to_csv(folder / "quality.csv", index=False)
+    cost.to_csv(folder / "cost.csv", index=False)
+    content = {
+        "plan": asdict(plan),
+        "cells": [{**asdict(cell), "name": cell.name, "result": result} for cell, result in results],
+    }
+    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    parts = []
+    for dataset in plan.datasets:
+        parts += [f"## {dataset}", quality_table(plan, quality, dataset)]
+        parts += [category_table(plan, quality, dataset, metric) for metric in METRICS_BY_CATEGORY]
+        parts.append(cost_table(plan, cost, dataset))
+    pooling = "\n".join(f"- {name}: {entry.image_score}" for name, entry in plan.models.items())
+    window = plan.score_window
+    parts += [
+        "## Image scores",
+        f"{pooling}\n- common pooling: largest mean of the raw map over {window} x {window} pixels",
+    ]
+    failures = failure_list(results)
+    if failures:
+        parts += ["## Not run", failures]
+    (folder / "tables.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def quality_table(plan: Plan, quality: pd.DataFrame, dataset: str) -> str:
+    """Return the models' metrics on one dataset, as means over categories, and the cost of their training.
+
+    Args:
+        plan: What was compared.
+        quality: What :func:`.results.quality_rows` returns.
         dataset: Name of the dataset.
 
     Returns:
@@ -37,7 +84,7 @@ def quality_table(plan: Plan, quality: pd.DataFrame, dataset: str) -> str:
     pooled = whole[whole["category"] == POOLED]
     if means.empty:
         return ""
-    metrics = [name for name in METRIC_NAMES if means[name].notna().any()]
+    metrics = [name for name in METRIC_COLUMNS if means[name].notna().any()]
     common = COMMON["image_AUROC"]
     rows = []
     for model in (name for name in plan.models if name in set(means["model"])):
@@ -72,7 +119,7 @@ def category_table(plan: Plan, quality: pd.DataFrame, dataset: str, metric: str)
 
     Args:
         plan: What was compared.
-        quality: What :func:`.frames.quality_frame` returns.
+        quality: What :func:`.results.quality_rows` returns.
         dataset: Name of the dataset.
         metric: Name of the metric.
 
@@ -98,11 +145,11 @@ def category_table(plan: Plan, quality: pd.DataFrame, dataset: str, metric: str)
 
 
 def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
-    """Return what each model costs on one dataset, in each runtime on the CPU.
+    """Return the cost of each model on one dataset, in each runtime on the CPU.
 
     Args:
         plan: What was compared.
-        cost: What :func:`.frames.cost_frame` returns.
+        cost: What :func:`.results.cost_rows` returns.
         dataset: Name of the dataset.
 
     Returns:
@@ -147,12 +194,49 @@ def cost_table(plan: Plan, cost: pd.DataFrame, dataset: str) -> str:
     return f"{markdown_table(header, rows)}\n\n{footer}"
 
 
+def summary_table(plan: Plan, results: Results) -> Table:
+    """Return the table that a benchmark ends with on the terminal, in 80 columns.
+
+    It has the metrics, the training time, and the exported model's latency and size of each model on each dataset.
+
+    Args:
+        plan: What was compared.
+        results: Cells and their results.
+
+    Returns:
+        A table; a dash stands for a value that was not measured.
+    """
+    quality, cost = quality_rows(plan, results), cost_rows(results)
+    means = quality[(quality["category"] == MEAN) & quality["categories"].isna()]
+    exported = cost[(cost["runtime"] == "OpenVINO") & cost["categories"].isna()]
+    table = Table(title="Means over categories and seeds; OpenVINO at batch 1 on the CPU", padding=(0, 1))
+    table.add_column("dataset")
+    table.add_column("model")
+    for name in ("image\nAUROC", "pixel\nAUROC", "training\ns", "OpenVINO\nms", "disk\nMiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for dataset in plan.datasets:
+        for model in plan.models:
+            of_model = means[(means["dataset"] == dataset) & (means["model"] == model)]
+            shipped = exported[(exported["dataset"] == dataset) & (exported["model"] == model)]
+            table.add_row(
+                dataset,
+                model,
+                _mean(of_model["image_AUROC"], "{:.3f}"),
+                _mean(of_model["pixel_AUROC"], "{:.3f}"),
+                _mean(of_model["training_seconds"], "{:.0f}"),
+                _mean(shipped["latency_ms_median"], "{:.1f}"),
+                _mean(shipped["size_on_disk_bytes"] / MEBIBYTE, "{:.1f}"),
+                end_section=model == list(plan.models)[-1],
+            )
+    return table
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; numbers are set to the right.
+    """Return a Markdown table whose first column is aligned to the left and all others to the right.
 
     Args:
         header: Names of the columns.
-        rows: Texts of the cells.
+        rows: Texts of the rows, in the order of the columns.
     """
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -168,3 +252,8 @@ def _spread(values: pd.Series) -> str:
 
 def _number(value: float, pattern: str, unit: float = 1.0) -> str:
     return "-" if pd.isna(value) else pattern.format(value / unit)
+
+
+def _mean(values: pd.Series, pattern: str) -> str:
+    value = pd.to_numeric(values).mean()
+    return "-" if pd.isna(value) else pattern.format(value)

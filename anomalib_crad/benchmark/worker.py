@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One cell in a process of its own: ``python -m anomalib_crad.benchmark.worker FOLDER``.
+"""Run one cell in a process of its own: ``python -m anomalib_crad.benchmark.worker FOLDER``.
 
-A process of its own, because peak memory is a process's, because one model's leftovers must not slow the next, and
-because a cell that is killed must not take the benchmark along. Reads ``cell.json`` and writes ``result.json``.
+Each cell gets a process because peak memory is measured by process, because leftovers of one model must not slow down
+the next, and because a killed cell must not end the benchmark. It reads ``cell.json`` and writes ``result.json``.
 """
 
 from __future__ import annotations
@@ -15,33 +15,38 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from anomalib_crad.benchmark.cells import CELL_NAME, NO_MODEL, Cell, outcome, read_result, write_result
+from anomalib_crad.benchmark.cells import (
+    CELL_NAME,
+    NO_MODEL,
+    Cell,
+    describe_error,
+    outcome,
+    read_result,
+    write_result,
+)
+from anomalib_crad.provenance import describe_machine
 
 logger = logging.getLogger(__name__)
 
 
 def main(folder: Path) -> None:
-    """Run the cell of a folder; whatever happens, its result says it.
+    """Run the cell of a folder, and write its result or its error.
 
     Args:
-        folder: Folder of the cell, beside those of the cells that it builds on.
+        folder: Folder of the cell, beside the folder of its source.
     """
     warnings.simplefilter("ignore")
     cell = Cell.from_json((folder / CELL_NAME).read_text(encoding="utf-8"))
     began = time.monotonic()
     try:
         result = _run(cell, folder)
-    except Exception as error:  # any model may fail in any way, and the table has to say how
-        from anomalib_crad.benchmark.machine import describe_error
-
+    except Exception as error:  # a model may fail in any way, and the table names the error
         logger.exception("%s", cell.title)
         result = {"error": describe_error(error)}
     write_result(folder, outcome(result, began))
 
 
 def _run(cell: Cell, folder: Path) -> dict[str, Any]:
-    from anomalib_crad.benchmark.machine import describe_machine
-
     if cell.kind == "quality":
         from anomalib_crad.benchmark.quality import run_quality
 
@@ -56,7 +61,7 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def _exported(source: Path, runtime: str) -> Path:
-    """Find what a ``quality`` cell exported, or raise with the reason why it did not."""
+    """Find the model that a ``quality`` cell exported, or raise an error with the reason why there is none."""
     result = read_result(source)
     if result is None or "error" in result:
         reason = "it has not finished" if result is None else result["error"]

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The commands: one file each, and what they share."""
+"""The commands of ``anomalib-crad``: ``main`` chooses one, each is a file, and ``arguments`` has what they share."""

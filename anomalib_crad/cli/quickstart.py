@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The quick start: train, test, picture, export and compare, in one command.
+"""``anomalib-crad quickstart``: train, test, picture, export and compare, in one command.
 
-It does with anomalib's own command line, engine and exporter what a user would do by hand, in the order in which a
-user would, on real images and real features that come as packages. Run it with
-``python -m anomalib_crad.quickstart``.
+It uses anomalib's own command line, engine and exporter as a user would by hand, on real images and real features that
+come as packages.
 """
 
 from __future__ import annotations
@@ -16,21 +15,28 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from anomalib_crad.configurations import configuration
+from anomalib_crad.files import configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "anomalib-crad quickstart") -> int:
     """Run the quick start.
 
     Args:
-        arguments: Command-line arguments; anything but ``--config`` goes on to ``anomalib train``.
-            Defaults to ``None``: those of the process.
+        arguments: The command line's; anything but ``--config`` goes on to ``anomalib train``. Defaults to ``None``:
+            those of this process.
+        prog: How the user started this, for the help. Defaults to ``"anomalib-crad quickstart"``.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        FileNotFoundError: If the configuration does not exist.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m anomalib_crad.quickstart",
+        prog=prog,
         description="Train CRAD on solar cells of two kinds, test it, export it to OpenVINO and compare the two.",
         epilog="Further arguments go to 'anomalib train'. A trial of less than a minute, too short to learn anything: "
         "--trainer.max_epochs 1 --model.num_blocks 2 --model.hidden_channels 32 --data.max_train_images 16 "
@@ -40,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, default=default, help="Configuration. Default: %(default)s")
     known, further = parser.parse_known_args(arguments)
     run(known.config, further)
+    return 0
 
 
 def run(config: Path, arguments: Sequence[str] = ()) -> Path:
@@ -58,7 +65,7 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
     if not config.is_file():
         msg = f"There is no configuration '{config}'; pass one with --config."
         raise FileNotFoundError(msg)
-    # Not at the top: --help should not wait for torch, which warns as it is imported.
+    # Not at the top, so that --help does not wait for torch, whose import warns.
     warnings.simplefilter("ignore", FutureWarning)
     from anomalib.cli.cli import AnomalibCLI
 
@@ -84,27 +91,28 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
 
     console.rule("Done")
     console.print(f"OpenVINO against PyTorch: {agreement}", soft_wrap=True)
-    for name, path in {
-        "Metrics": folder / "category_metrics.csv",
-        "Heat maps": folder / "images",
-        "Overview": overview,
-        "Checkpoint": checkpoint,
-        "OpenVINO": exported,
-    }.items():
-        console.print(f"{name + ':':<12}{path}", soft_wrap=True)
+    _print_paths(console, folder, overview, checkpoint, exported)
     same = " (and the same --model arguments)" if arguments else ""
     command = f"anomalib predict --config {config} --data FOLDER --ckpt_path {checkpoint}"
     console.print(f"Next, with images of yours{same}: {command}", soft_wrap=True)
     return folder
 
 
+def _print_paths(console: Console, folder: Path, overview: Path, checkpoint: str, exported: Path) -> None:
+    paths = {
+        "Metrics": folder / "category_metrics.csv",
+        "Heat maps": folder / "images",
+        "Overview": overview,
+        "Checkpoint": checkpoint,
+        "OpenVINO": exported,
+    }
+    for name, path in paths.items():
+        console.print(f"{name + ':':<12}{path}", soft_wrap=True)
+
+
 def _leave_out_warnings_without_remedy() -> None:
-    """Libraries warn about each other, a backbone frozen on purpose and masks that are not there."""
+    """Silence warnings that a user cannot act on: about libraries, the frozen backbone and absent masks."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     warnings.filterwarnings("ignore", message="The ``compute`` method of metric F1Score was called before")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-
-
-if __name__ == "__main__":
-    main()

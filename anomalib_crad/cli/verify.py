@@ -1,43 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command that tells whether a package works on this device: ``python -m anomalib_crad verify PACKAGE``."""
+"""``anomalib-crad verify PACKAGE``: does a package work on this device?"""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from anomalib_crad.deploy.verify import verify_package
+from anomalib_crad.cli.arguments import errors_of_use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m anomalib_crad verify") -> int:
-    """Look whether a package is whole and computes what it should, and say so.
+def main(arguments: Sequence[str] | None = None, prog: str = "anomalib-crad verify") -> int:
+    """Check that a package is whole and that its model gives the expected score here; print the outcome.
 
     Args:
         arguments: The command line's. Defaults to ``None``: those of this process.
-        prog: How the user started this, for the help. Defaults to ``"python -m anomalib_crad verify"``.
+        prog: How the user started this, for the help. Defaults to ``"anomalib-crad verify"``.
 
     Returns:
-        Exit code: 0 if it does, 1 if it does not. The process ends with 2 if it is incomplete or cannot be run.
+        Exit code: 0 if the scores agree, 1 if they do not. The process ends with 2 if the package is incomplete or
+        cannot be run.
     """
     parser = ArgumentParser(prog=prog, description="Run a package's sample on this device.")
     parser.add_argument("package", type=Path, help="The package.")
     parser.add_argument("--device", default="CPU", help="OpenVINO's device.")
     parsed = parser.parse_args(arguments)
-    try:
+
+    from anomalib_crad.deploy import verify_package  # after the arguments, so that --help does not wait for torch
+
+    with errors_of_use(parser):
         verification = verify_package(parsed.package, parsed.device)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
     Console(soft_wrap=True).print(str(verification))
     return 0 if verification.agrees else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

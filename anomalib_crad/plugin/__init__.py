@@ -2,12 +2,13 @@
 
 """Make anomalib see plugins, with anomalib untouched and no import by the user.
 
-anomalib 2.7 does not look for plugins, but it knows every class that exists and has a name in `anomalib.models` or
-`anomalib.data`. PyTorch calls `install` at the end of `import torch`; that sets up a hook which, once anomalib is
-imported, publishes the entry points of all distributions there (`publishing.py`). `docs/plugin.md` tells users more.
+anomalib 2.7 does not look for plugins, but it knows every class that is loaded and is an attribute of `anomalib.models`
+or `anomalib.data`. PyTorch calls `install` at the end of `import torch`. That installs an import hook which, once
+anomalib is imported, publishes the entry points of all distributions there (`publishing.py`). `docs/plugin.md` explains
+this to users.
 
-All of this is part of every `import torch` of the environment: it must not raise, uses the standard library only, and
-loads no more than the hook before anomalib is imported.
+All of this is part of every `import torch` in the environment: it must not raise, it imports the standard library only,
+and before anomalib is imported it loads no more than the hook.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ AUTOLOAD_VARIABLE = "ANOMALIB_CRAD_AUTOLOAD"
 
 
 def install() -> None:
-    """Register the plugins, unless that is switched off. PyTorch calls this; it never raises.
+    """Register the plugins, unless the user has switched that off. PyTorch calls this; it never raises.
 
     The environment variable `ANOMALIB_CRAD_AUTOLOAD=0` switches it off. An explicit `import anomalib_crad` registers
-    even then.
+    the plugins nevertheless.
     """
     if _is_switched_off():
         _forget_own_import()
@@ -39,16 +40,16 @@ def install() -> None:
 def register() -> None:
     """Publish all plugins in anomalib, now or as soon as it is imported. Any further call changes nothing.
 
-    It never raises: what is wrong with a plugin becomes a `RuntimeWarning`.
+    It never raises: an error of a plugin becomes a `RuntimeWarning`.
     """
     try:
         _hook.install()
-    except Exception:  # noqa: BLE001 - it would come out of `import torch`
+    except Exception:  # noqa: BLE001 - `import torch` would fail
         _log_failure()
 
 
 def register_on_import() -> None:
-    """Register because the package has been imported, unless by PyTorch while that is switched off."""
+    """Register on the import of this package, unless PyTorch imports it while autoloading is switched off."""
     if not (_is_switched_off() and _is_torch_half_imported()):
         register()
 
@@ -65,9 +66,9 @@ def _is_torch_half_imported() -> bool:
 
 
 def _forget_own_import() -> None:
-    """Drop this package from `sys.modules` if it is there for PyTorch's call only.
+    """Drop this package from `sys.modules` if only PyTorch's call imported it.
 
-    Otherwise a later `import anomalib_crad` would find it imported, run nothing and so register nothing.
+    Otherwise a later `import anomalib_crad` would run nothing and so register nothing.
     """
     if _hook.installed:
         return
@@ -82,7 +83,7 @@ def _publish_entry_points(target: ModuleType) -> None:
         from anomalib_crad.plugin.publishing import publish_entry_points
 
         publish_entry_points(target)
-    except Exception:  # noqa: BLE001 - it would come out of the user's import of anomalib
+    except Exception:  # noqa: BLE001 - the user's import of anomalib would fail
         _log_failure()
 
 

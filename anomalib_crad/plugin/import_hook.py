@@ -2,9 +2,9 @@
 
 """Call a function right after certain modules have been executed, whoever imports them.
 
-This package waits for modules of anomalib with it. A module that is not imported yet gets its loader wrapped, which is
-public API (`reporting_loader.py`); one whose import has begun before the hook was there is watched
-(`import_state.py`). This file is part of every `import torch`, so it loads these two when they are needed.
+The plugin waits for modules of anomalib with it. It wraps the loader of a module that is not imported yet, and watches
+a module whose import began before the hook was installed; both are in `import_state.py`. This file is part of every
+`import torch`, so it loads `import_state.py` only when it needs it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class ImportHook:
     """Meta-path finder that reports the execution of a few modules and finds none itself.
 
-    It stays on `sys.meta_path`, because a module can be reloaded, or dropped and imported again, and answers `None` for
+    It stays on `sys.meta_path`, because a module can be reloaded, or dropped and imported again. It returns `None` for
     every module that it does not observe.
 
     Args:
         names: Full names of the modules to observe.
-        callback: Called with the module each time its body has run without an error. It must not raise: what it raises
-            would come out of the user's import statement.
+        callback: Called with the module each time its body has run without an error. It must not raise, since the
+            user's import statement would then fail.
     """
 
     def __init__(self, names: Iterable[str], callback: Callable[[ModuleType], None]) -> None:
@@ -39,11 +39,11 @@ class ImportHook:
 
     @property
     def installed(self) -> bool:
-        """Whether the import system asks this hook."""
+        """Whether this hook is on `sys.meta_path`."""
         return self in sys.meta_path
 
     def install(self) -> None:
-        """Observe from now on and report what has been imported before. Any further call changes nothing."""
+        """Observe from now on and report modules that are imported already. Any further call changes nothing."""
         if not self.installed:
             sys.meta_path.insert(0, self)
         self._catch_up()
@@ -54,7 +54,7 @@ class ImportHook:
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Return the spec that the other finders have for an observed module, its loader wrapped.
+        """Find an observed module with the other finders and wrap the loader of its spec.
 
         Args:
             fullname: Name of the module that is being imported.
@@ -62,12 +62,12 @@ class ImportHook:
             target: The module that is being reloaded, if any.
 
         Returns:
-            The spec, or `None` for a module that is not observed or that nobody finds.
+            The spec, or `None` for a module that is not observed or that no finder finds.
         """
         try:
             self._catch_up()
             return self._find_reporting_spec(fullname, path, target) if fullname in self._names else None
-        except Exception:  # noqa: BLE001 - then the import goes on without this hook; it may have been uninstalled
+        except Exception:  # noqa: BLE001 - the import goes on without this hook, whose package may be uninstalled
             return None
 
     def _find_reporting_spec(
@@ -76,7 +76,7 @@ class ImportHook:
         path: Sequence[str] | None,
         target: ModuleType | None,
     ) -> ModuleSpec | None:
-        # Only those behind this one: those before it have been asked, and two such hooks cannot ask each other forever.
+        # Only the finders behind this one: the others were asked before, and two such hooks must not call each other.
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             find_spec = getattr(finder, "find_spec", None)
             spec = find_spec(fullname, path, target) if find_spec is not None else None
@@ -85,7 +85,7 @@ class ImportHook:
         return None
 
     def _with_reporting_loader(self, spec: ModuleSpec) -> ModuleSpec:
-        from anomalib_crad.plugin.reporting_loader import ReportingLoader
+        from anomalib_crad.plugin.import_state import ReportingLoader
 
         if hasattr(spec.loader, "exec_module"):
             spec.loader = ReportingLoader(spec.loader, self._report)  # type: ignore[assignment]
@@ -93,15 +93,15 @@ class ImportHook:
         return spec
 
     def _catch_up(self) -> None:
-        """Attend to observed modules that came into `sys.modules` before this hook or past it."""
+        """Report or watch observed modules that were imported before this hook or without it."""
         for name in tuple(self._unseen):
             module = sys.modules.get(name)
             if module is not None:
-                self._unseen.discard(name)  # first, since attending to it imports modules and so comes by here again
-                if not self._attend_to(module):
+                self._unseen.discard(name)  # first, since the next line imports modules and so calls this again
+                if not self._report_or_watch(module):
                     self._unseen.add(name)
 
-    def _attend_to(self, module: ModuleType) -> bool:
+    def _report_or_watch(self, module: ModuleType) -> bool:
         from anomalib_crad.plugin.import_state import call_when_imported, is_half_imported
 
         if is_half_imported(module):

@@ -2,9 +2,9 @@
 
 """Publish the entry points of a group in the module of anomalib that has the group's name.
 
-The plugin calls this for `anomalib.models` and `anomalib.data`, each right after it has been executed. The classes may
-belong to any distribution and fail in any way, which must never stop anomalib: every error becomes a warning. What
-anomalib has itself is never replaced, so this ends by itself where anomalib reads the groups.
+The plugin calls this for `anomalib.models` and `anomalib.data`, each right after its body has run. The classes may
+belong to any distribution and fail in any way, which must never stop anomalib: every error becomes a warning. It never
+replaces an attribute of anomalib's, so it does nothing with an anomalib that reads the groups itself.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ _TARGETS = ("anomalib.data", "anomalib.models")
 
 
 def publish_entry_points(target: ModuleType) -> None:
-    """Publish every entry point of a target's group in the target; what has been published before stays as it is.
+    """Publish every entry point of a target's group in the target; published ones stay as they are.
 
-    An entry point whose package, or the other target, is half imported follows when that import has ended.
+    While the package of an entry point, or the other target, is half imported, the entry point waits for the end of
+    that import.
 
     Args:
-        target: `anomalib.models` or `anomalib.data`, its body executed. Each class becomes an attribute and part of
-            `__all__`; the modules that it can be imported from join `ALLOWED_MODULES` where the target has that.
+        target: `anomalib.models` or `anomalib.data`, after its body has run. Each class becomes an attribute and part
+            of `__all__`; the modules that export it join `ALLOWED_MODULES` if the target has that.
     """
     try:
         found = tuple(entry_points(group=target.__name__))
@@ -46,7 +47,7 @@ def publish_entry_points(target: ModuleType) -> None:
 
 
 def _publish(target: ModuleType, entry_point: EntryPoint) -> None:
-    """Publish one entry point, now or when the half imported modules that it may need are complete."""
+    """Publish one entry point, now or once no module that it may need is half imported."""
     try:
         blocker = _first_half_imported(entry_point)
         if blocker is not None and call_when_imported(blocker, partial(_publish, target, entry_point)):
@@ -61,10 +62,10 @@ def _publish(target: ModuleType, entry_point: EntryPoint) -> None:
 
 
 def _first_half_imported(entry_point: EntryPoint) -> ModuleType | None:
-    """Find the outermost module that must be complete before an entry point can be loaded.
+    """Find the outermost half imported module that must be complete before an entry point can be loaded.
 
-    Either target, since a plugin may import both and the user may have begun with any; and the plugin's own package,
-    since it may be the one that imports anomalib for the first time.
+    It may be a module of the plugin's own package, which may be the first to import anomalib, or either target, since a
+    plugin may import both and the user may have imported either first.
     """
     for name in (*_loaded_modules(_root(entry_point.module)), *_TARGETS):
         module = sys.modules.get(name)
@@ -81,7 +82,7 @@ def _publish_now(target: ModuleType, entry_point: EntryPoint) -> None:
             f"{target.__name__}.{holder}; it needs another name",
         )
         return
-    # It is there already after a reload of the target, and with an anomalib that reads the groups itself.
+    # The target has it already after a reload, and where anomalib reads the groups itself.
     published = getattr(target, entry_point.name, None)
     if published is None:
         published = entry_point.load()
@@ -94,10 +95,10 @@ def _publish_now(target: ModuleType, entry_point: EntryPoint) -> None:
 
 
 def _foreign_holder_of_name(target: ModuleType, entry_point: EntryPoint) -> str | None:
-    """Find the attribute of a target, not of the plugin's own, that an entry point would shadow.
+    """Find the attribute of a target that an entry point would shadow and that is not the plugin's own.
 
-    A class of that name must not even be loaded: the CLI and `get_model`, which ignores case, would find it among the
-    subclasses of `AnomalibModule`.
+    A class of that name must not even be loaded: the CLI and `get_model`, which ignores case, search the subclasses of
+    `AnomalibModule` and would find it.
     """
 
     def is_foreign(value: object) -> bool:
@@ -120,7 +121,7 @@ def _add_to_public_names(target: ModuleType, name: str) -> None:
 
 
 def _allow_class_paths(target: ModuleType, module_name: str, published: type) -> None:
-    """Let `get_model` import the class by its full path, from each module on the way to it that exports it."""
+    """Let `get_model` import the class by its full path, from its module and from each parent that exports it."""
     allowed = getattr(target, "ALLOWED_MODULES", None)
     if not isinstance(allowed, set):
         return
@@ -147,7 +148,7 @@ def _warn(message: str, error: BaseException | None = None) -> None:
     text = f"{message}{reason}."
     try:
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-    except RuntimeWarning:  # `-W error`: not even then may a plugin stop `import torch` or anomalib
+    except RuntimeWarning:  # under `-W error` too, a plugin must not stop `import torch` or anomalib
         logger.warning(text)
     if error is not None:
         logger.debug("The whole traceback:", exc_info=error)

@@ -24,7 +24,7 @@ from rich.console import Console
 from torch.nn import functional
 
 from anomalib_crad.benchmark.cells import CELL_NAME
-from anomalib_crad.benchmark.plan import read_plan
+from anomalib_crad.benchmark.plan_file import read_plan
 from anomalib_crad.metrics.ranking import auroc
 from anomalib_crad.models.components.scoring import enlarge, feature_distance, image_score, smooth
 from anomalib_crad.recording.categories import CategoryLookup

@@ -190,10 +190,23 @@ def test_help_shows_every_argument_with_its_default() -> None:
     assert "default: 864" in text
 
 
-def test_without_autoloading_the_module_is_the_command_line() -> None:
+@pytest.mark.parametrize("program", [[sys.executable, "-m", "anomalib_crad"], [console_script("anomalib-crad")]])
+def test_without_autoloading_our_command_line_is_anomalibs(program: list[str]) -> None:
     arguments = ["fit", "--model.help=Crad"]
-    text = command(sys.executable, "-m", "anomalib_crad", *arguments, TORCH_DEVICE_BACKEND_AUTOLOAD="0", COLUMNS="200")
+    text = command(*program, *arguments, TORCH_DEVICE_BACKEND_AUTOLOAD="0", COLUMNS="200")
     assert "--model.hidden_channels" in text
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ([console_script("anomalib-crad"), "quickstart"], "anomalib-crad quickstart"),
+        ([sys.executable, "-m", "anomalib_crad", "quickstart"], "python -m anomalib_crad quickstart"),
+        ([sys.executable, "-m", "anomalib_crad.quickstart"], "python -m anomalib_crad.quickstart"),
+    ],
+)
+def test_ways_to_start_a_command_of_ours(program: list[str], name: str) -> None:
+    assert command(*program, "--help").startswith(f"usage: {name} ")
 
 
 def test_quick_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,19 +4,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from made_up_results import plan
 
-from anomalib_crad.benchmark.cells import Cell, cells_of, read_result, write_result
+from anomalib_crad.benchmark.cells import Cell, cells_of, describe_error, read_result, write_result
 from anomalib_crad.benchmark.plan import CostPlan, DatasetPlan, ModelPlan
+from anomalib_crad.benchmark.plan_file import read_plan
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anomalib_crad.benchmark.plan import Plan
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def test_quality_comes_before_cost_and_every_cost_after_its_source() -> None:
@@ -81,6 +84,19 @@ def test_what_only_measures_cost_leaves_quality_alone() -> None:
     assert same == {cell.name for cell in cells_of(plan()) if cell.kind == "quality"}
 
 
+def test_published_results_are_still_those_of_their_plan(tmp_path: Path) -> None:
+    """A run that was published can be continued: its cells keep their names, and so their folders."""
+    published = json.loads((REPOSITORY / "docs" / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps(published["plan"]), encoding="utf-8")
+    cells = cells_of(read_plan(path))
+    assert [cell.name for cell in cells] == [cell["name"] for cell in published["cells"]]
+    assert json.loads(json.dumps(asdict(read_plan(path)))) == published["plan"]
+    assert [asdict(cell) for cell in cells] == [
+        {name: value for name, value in cell.items() if name not in {"name", "result"}} for cell in published["cells"]
+    ]
+
+
 def test_text_and_back() -> None:
     for cell in cells_of(plan()):
         assert Cell.from_json(cell.to_json()) == cell
@@ -100,3 +116,9 @@ def test_a_result_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert read_result(tmp_path) is None
     write_result(tmp_path, {"value": 1.5})
     assert read_result(tmp_path) == {"value": 1.5}
+
+
+def test_an_error_is_named_by_its_first_telling_line() -> None:
+    error = RuntimeError("Exception from src/core.cpp:1:\nCheck 'shape' failed\nmore")
+    assert describe_error(error) == "RuntimeError: Check 'shape' failed"
+    assert describe_error(KeyError()) == "KeyError"

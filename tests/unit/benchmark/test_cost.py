@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +16,13 @@ import torch
 from openvino import opset13
 from torch import nn
 
-from anomalib_crad.benchmark.cost import measure_cost
+from anomalib_crad.benchmark.cost import load_average, measure_cost, peak_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MEBIBYTE = 2**20
 SETTINGS = {"threads": 1, "warm_up": 1, "runs": 4, "batch_runs": 2, "batch_size": 3, "image_size": [8, 8]}
 
 
@@ -68,3 +72,23 @@ def test_openvino_is_measured_with_both_of_its_files(tmp_path: Path) -> None:
     assert result["throughput"]["batch_size"] == 3
     assert result["size_on_disk_bytes"] == sum(file.stat().st_size for file in tmp_path.iterdir())
     assert "parameters" not in result
+
+
+def test_peak_memory_counts_what_has_been_freed() -> None:
+    before = peak_memory() or 0
+    held = np.ones(before + 64 * MEBIBYTE, dtype=np.uint8)
+    del held
+    assert (peak_memory() or 0) > before + 64 * MEBIBYTE
+
+
+def test_peak_memory_does_not_count_the_process_that_started_this_one() -> None:
+    held = np.ones(512 * MEBIBYTE, dtype=np.uint8)
+    lines = ("from anomalib_crad.benchmark.cost import peak_memory", "print(peak_memory())")
+    answer = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert int(answer.stdout) < held.nbytes
+
+
+def test_no_load_average_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.delattr(os, "getloadavg")
+    assert load_average() is None

@@ -13,7 +13,8 @@ import anomalib.models
 import pytest
 import yaml
 
-from anomalib_crad.benchmark.plan import CostPlan, read_plan
+from anomalib_crad.benchmark.plan import CostPlan
+from anomalib_crad.benchmark.plan_file import read_plan
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -81,6 +82,8 @@ def test_configurations_name_models_and_datamodules_that_exist(path: Path) -> No
             )
         ),
         (of_model(seeds=[-1]), r"models: Crad: seeds must be a list of different whole numbers .*, got \[-1\]"),
+        (of_model(max_epochs=True), "models: Crad: max_epochs must be a whole number from 1, got True"),
+        ({"cost": 3}, "cost must be a mapping of names to values, got int"),
         ({"image_size": [224]}, r"image_size must be height and width in pixels, such as \[224, 224\], got \[224\]"),
         ({"image_size": 224}, r"image_size must be height and width in pixels, .*, got 224"),
         ({"accelerator": 1}, "accelerator must be a text, got 1"),
@@ -110,6 +113,7 @@ def test_configurations_name_models_and_datamodules_that_exist(path: Path) -> No
         (of_model(init_args=None), "models: Crad: init_args must be a mapping of names to values, got None"),
         (of_model(init_args=[1]), r"models: Crad: init_args must be a mapping of names to values, got \[1\]"),
         (of_model(init_args={"day": date(2026, 1, 1)}), "models: Crad: init_args must hold texts.*date.*in quotes"),
+        ({"categories_of": 3}, "categories_of must be the name of one of the datasets, got 3"),
         ({"categories_of": "nuts"}, r"categories_of must be one of the datasets \(products\), got 'nuts'"),
         (
             {"categories_of": "products"},

@@ -13,11 +13,22 @@ from PIL import Image
 from rich.console import Console
 
 from anomalib_crad.benchmark.cells import NO_MODEL, cells_of
-from anomalib_crad.benchmark.failures import failure_lines, failure_list
-from anomalib_crad.benchmark.report import write_plots, write_tables
-from anomalib_crad.benchmark.results import COST_COLUMNS, QUALITY_COLUMNS, cost_frame, quality_frame
-from anomalib_crad.benchmark.summary import summary_table
-from anomalib_crad.benchmark.tables import category_table, cost_table, quality_table
+from anomalib_crad.benchmark.plots import write_plots
+from anomalib_crad.benchmark.results import (
+    COST_COLUMNS,
+    QUALITY_COLUMNS,
+    cost_rows,
+    failure_lines,
+    failure_list,
+    quality_rows,
+)
+from anomalib_crad.benchmark.tables import (
+    category_table,
+    cost_table,
+    quality_table,
+    summary_table,
+    write_tables,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +45,7 @@ def results() -> Results:
 
 
 def test_a_row_for_each_category_mean_and_pooled(results: Results) -> None:
-    frame = quality_frame(made_up.plan(), results)
+    frame = quality_rows(made_up.plan(), results)
     assert list(frame.columns) == QUALITY_COLUMNS
     whole = frame[(frame["model"] == "Crad") & (frame["seed"] == 0)].set_index("category")
     assert list(whole.index) == ["cap", "nut", "mean", "pooled"]
@@ -45,7 +56,7 @@ def test_a_row_for_each_category_mean_and_pooled(results: Results) -> None:
 
 
 def test_costs_are_flat(results: Results) -> None:
-    frame = cost_frame(results)
+    frame = cost_rows(results)
     assert list(frame.columns) == COST_COLUMNS
     assert frame["latency_ms_median"].eq(12.5).all()
     assert frame["categories"].dropna().tolist() == [1, 1]
@@ -53,17 +64,17 @@ def test_costs_are_flat(results: Results) -> None:
 
 def test_seeds_are_shown_as_mean_and_distance(results: Results) -> None:
     plan = made_up.plan()
-    table = quality_table(plan, quality_frame(plan, results), "products")
+    table = quality_table(plan, quality_rows(plan, results), "products")
     crad = next(line for line in table.splitlines() if line.startswith("| Crad"))
     assert "| 0.900 ± 0.020 |" in crad
     assert "| 0.800 ± 0.020 |" in crad  # the common pooling
     assert crad.endswith("| 3 | 30 | 3.0 | 700 | 2 |")
-    by_category = category_table(plan, quality_frame(plan, results), "products", "image_AUROC")
+    by_category = category_table(plan, quality_rows(plan, results), "products", "image_AUROC")
     assert by_category.splitlines()[0] == "| image AUROC | cap | nut | mean |"
 
 
 def test_costs_are_shown_in_units_that_people_use(results: Results) -> None:
-    table = cost_table(made_up.plan(), cost_frame(results), "products")
+    table = cost_table(made_up.plan(), cost_rows(results), "products")
     assert "| Crad | PyTorch | 12.5 | 14.0 | 100.0 | 500 | 100 | 3.0 | 2.00 | 3.00 | 4.00 |" in table
     assert "On the CPU, whatever trained the model. Threads: 2." in table
 
@@ -77,7 +88,7 @@ def test_what_failed_is_named_once_with_its_reason(results: Results) -> None:
     failed = [(cell, fail(cell, result)) for cell, result in results]
     plan = made_up.plan()
     assert failure_list(failed) == "- PatchCore: ValueError: x (products)"
-    assert "PatchCore" not in quality_table(plan, quality_frame(plan, failed), "products")
+    assert "PatchCore" not in quality_table(plan, quality_rows(plan, failed), "products")
     assert len(failure_lines(failed)) == 3
     assert failure_lines(failed)[0] == "PatchCore on products, seed 0: quality: ValueError: x"
 
@@ -94,7 +105,7 @@ def test_a_batch_that_failed_is_named_with_its_reason(results: Results) -> None:
     reason = "a batch of 16 is not taken: RuntimeError: fixed"
     failed = [(c, {**r, "throughput": {"error": reason}} if r and c.kind == "cost" else r) for c, r in results]
     assert f"- Crad: {reason} (products in PyTorch, products in OpenVINO)" in failure_list(failed)
-    assert cost_frame(failed)["error"].eq(reason).all()
+    assert cost_rows(failed)["error"].eq(reason).all()
 
 
 def test_a_training_that_diverged_leaves_its_reason_and_whole_reports(results: Results, tmp_path: Path) -> None:
@@ -130,7 +141,7 @@ def test_data_without_masks_are_no_failure(results: Results) -> None:
 
 
 def test_a_row_says_on_what_it_was_measured(results: Results) -> None:
-    quality, cost = quality_frame(made_up.plan(), results), cost_frame(results)
+    quality, cost = quality_rows(made_up.plan(), results), cost_rows(results)
     for frame in (quality, cost):
         assert frame["machine"].eq('{"cores": 2, "processor": "some CPU"}').all()
         assert frame["versions"].eq('{"torch": "2.0"}').all()

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from anomalib_crad.benchmark import runner
 from anomalib_crad.benchmark.cells import NO_MODEL, Cell, cells_of, write_result
-from anomalib_crad.benchmark.failures import failure_lines
+from anomalib_crad.benchmark.results import failure_lines
 from anomalib_crad.benchmark.runner import run_benchmark
 
 if TYPE_CHECKING:
