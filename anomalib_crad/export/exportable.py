@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from anomalib_crad.export.checks import check_is_trained, exportable_size, fingerprint
 from anomalib_crad.export.compression import check_compression, compress_file
-from anomalib_crad.export.node_names import name_nodes_by_module
+from anomalib_crad.export.cleanup import name_nodes_by_module
 from anomalib_crad.export.quiet import quiet_exporter, quiet_quantizer
 from anomalib_crad.export.raw_scores import asks_for_raw_scores, scores_left_raw
 from anomalib_crad.export.whole_files import write_whole

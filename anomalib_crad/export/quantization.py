@@ -3,7 +3,7 @@
 """Quantisation of an exported graph with NNCF, with the parts that suffer kept in floating point.
 
 anomalib quantises everything and offers no way to leave a part out. Which parts suffer is the model's to say, by the
-names of its modules (``node_names``); what they cost is measured in docs/benchmarks/int8.md.
+names of its modules (``cleanup``); what they cost is measured in docs/benchmarks/int8.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from anomalib.data import ImageBatch
 from torchvision.transforms.v2 import InterpolationMode, functional
 from torchvision.tv_tensors import Mask
 
-from anomalib_crad.export.node_names import is_any_of, module_of
+from anomalib_crad.export.cleanup import is_any_of, module_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

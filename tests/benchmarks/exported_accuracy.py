@@ -30,7 +30,7 @@ from torchvision.tv_tensors import Mask
 
 from anomalib_crad import Crad, MVTec, UniAD
 from anomalib_crad.export.calibration import CALIBRATION_IMAGES, GraphImages
-from anomalib_crad.export.node_names import is_any_of, module_of
+from anomalib_crad.export.cleanup import is_any_of, module_of
 from anomalib_crad.export.raw_scores import scores_left_raw
 from anomalib_crad.metrics.category import ImageRecord
 from anomalib_crad.metrics.evaluation import Evaluation

@@ -31,7 +31,7 @@ from random_crad import preprocessed, random_crad, random_images, with_plain_rea
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_crad.export.node_names import module_of, name_nodes_by_module
+from anomalib_crad.export.cleanup import module_of, name_nodes_by_module
 from anomalib_crad.export.quantization import quantize
 
 if TYPE_CHECKING:

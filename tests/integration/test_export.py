@@ -27,7 +27,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from anomalib_crad import Crad, MVTec, UniAD
-from anomalib_crad.export.node_names import module_of
+from anomalib_crad.export.cleanup import module_of
 from anomalib_crad.export.raw_scores import scores_left_raw
 from anomalib_crad.post_processing import read_thresholds
 

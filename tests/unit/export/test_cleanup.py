@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_crad.export.node_names import is_any_of, module_of, name_nodes_by_module
+from anomalib_crad.export.cleanup import is_any_of, module_of, name_nodes_by_module
 
 if TYPE_CHECKING:
     from pathlib import Path
