@@ -23,7 +23,7 @@ from anomalib_crad.deploy.frames import read_frame
 from anomalib_crad.deploy.package import MODEL, README, SAMPLE, WEIGHTS, EdgePackage, file_hash, write_metadata
 from anomalib_crad.deploy.package_readme import package_readme
 from anomalib_crad.deploy.run import OUTPUTS, EdgeModel
-from anomalib_crad.deploy.whole_folder import written_whole
+from anomalib_crad.files import staged_folder
 from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.post_processing import read_thresholds, write_thresholds
 from anomalib_crad.provenance import describe_model, describe_versions, plain
@@ -102,7 +102,7 @@ def write_package(
     described = None if checkpoint is None else describe_checkpoint(checkpoint, type(model))
     origin = _Origin(model.eval().cpu(), described, compression)
     trained = _predict(model, Path(sample))
-    with written_whole(folder) as whole:
+    with staged_folder(folder) as whole:
         _export(origin, whole, datamodule)
         sample_name = SAMPLE + Path(sample).suffix.lower()
         shutil.copyfile(sample, whole / sample_name)

@@ -29,9 +29,9 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from torchvision.tv_tensors import Mask
 
 from anomalib_crad import Crad, MVTec, UniAD
-from anomalib_crad.export.calibration import CALIBRATION_IMAGES, GraphImages
+from anomalib_crad.export.checks import scores_left_raw
 from anomalib_crad.export.cleanup import is_any_of, module_of
-from anomalib_crad.export.raw_scores import scores_left_raw
+from anomalib_crad.export.quantization import CALIBRATION_IMAGES, GraphImages
 from anomalib_crad.metrics.category import ImageRecord
 from anomalib_crad.metrics.evaluation import Evaluation
 from anomalib_crad.prediction import predict
