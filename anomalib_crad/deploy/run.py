@@ -1,25 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The model of a package, run by OpenVINO: one image after another."""
+"""Run the model of a package with OpenVINO: from an image file or a camera's pixels to a prediction.
+
+``read_frame`` reads image files as anomalib reads them for training, with Pillow and as RGB; of 16-bit colours Pillow
+takes the upper 8 bits. It refuses what Pillow would clip silently, grey of more than 8 bits, as training does.
+
+``compile_for_bytes`` compiles an exported model so that it takes images as the bytes that a camera delivers, a quarter
+of the memory of floats. The graph wants numbers from 0 to 1, channels first; the conversion is compiled into it.
+Nothing is written, whereas anomalib's ``OpenVINOInferencer`` keeps a cache in the working folder.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from anomalib_crad.deploy.compiled import compile_for_bytes
-from anomalib_crad.deploy.frames import read_frame
+from anomalib_crad.data.image_files import READ_ERRORS, check_image_files, unreadable
+from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.prediction import Prediction
 
 if TYPE_CHECKING:
     import openvino
-    from numpy.typing import NDArray
 
-    from anomalib_crad.deploy.frames import Frame
     from anomalib_crad.deploy.package import EdgePackage
 
+#: Names of the outputs of an exported model.
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+#: An image: a file, or pixels of 8 bits, height x width x RGB or height x width.
+Frame: TypeAlias = str | Path | NDArray[np.uint8]
 
 
 class EdgeModel:
@@ -28,7 +41,8 @@ class EdgeModel:
     Args:
         package: The package.
         device: OpenVINO's device. Defaults to ``"CPU"``.
-        category: Category of the images, whose own threshold then decides. Defaults to ``None``: one threshold for all.
+        category: Category of the images, whose own threshold is applied. Defaults to ``None``: the threshold of all
+            categories together.
         throughput: Compile for many images at once instead of the shortest time for one. Defaults to ``False``.
 
     Raises:
@@ -52,23 +66,23 @@ class EdgeModel:
         self._request = self.compiled.create_infer_request()
 
     def predict(self, frame: Frame) -> Prediction:
-        """Predict one image, and wait for it.
+        """Predict one image, and wait for the result.
 
         Args:
-            frame: A file or pixels.
+            frame: A file or pixels, see :func:`read_frame`.
 
         Returns:
             Score and map in (0, 1), and the label.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If the image is not of 8 bits, or of a size that the model does not take.
+            ValueError: If the image has not 8 bits, or a size that the model does not take.
         """
         self._request.infer({0: self.to_input(read_frame(frame))})
         return self.to_prediction(self._request, "" if isinstance(frame, np.ndarray) else str(frame))
 
     def to_input(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Make an image what a request takes.
+        """Convert an image to the input of a request.
 
         Args:
             image: Height x width x 3 bytes.
@@ -90,11 +104,11 @@ class EdgeModel:
         return image[None]
 
     def to_prediction(self, request: openvino.InferRequest, name: str) -> Prediction:
-        """Read what a finished request has found.
+        """Read the outputs of a finished request.
 
         Args:
             request: The request; it may be used again afterwards.
-            name: What the image is called.
+            name: Name of the image.
 
         Returns:
             The prediction.
@@ -104,3 +118,69 @@ class EdgeModel:
             own = self._thresholds.predict(self.category, score, anomaly_map)
             score, label, anomaly_map = own.pred_score, own.pred_label, own.anomaly_map
         return Prediction(name, score.item(), bool(label.item()), anomaly_map[0, 0])
+
+
+def compile_for_bytes(path: Path, device: str, throughput: bool = False) -> openvino.CompiledModel:
+    """Compile an exported model for images of N x height x width x 3 bytes, red first.
+
+    Args:
+        path: The exported model: ``.xml`` of OpenVINO or ``.onnx``.
+        device: OpenVINO's device.
+        throughput: Compile for many images at once instead of the shortest time for one. Defaults to ``False``.
+
+    Returns:
+        The compiled model; its outputs are those of the graph.
+
+    Raises:
+        ModuleNotFoundError: If OpenVINO is not installed.
+    """
+    require_packages("Running an exported model", "openvino")
+    import openvino
+
+    core = openvino.Core()
+    steps = openvino.preprocess.PrePostProcessor(core.read_model(path))
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+        # Processors with bfloat16 use it unasked, which is faster and three digits short.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    return core.compile_model(steps.build(), device, settings)
+
+
+def read_frame(frame: Frame) -> NDArray[np.uint8]:
+    """Return the pixels of an image.
+
+    Args:
+        frame: A file, or pixels of 8 bits: height x width x 3 in the order red, green, blue (OpenCV delivers blue
+            first: ``image[..., ::-1]``), or height x width of a grey camera.
+
+    Returns:
+        Height x width x 3 bytes, red first.
+
+    Raises:
+        OSError: If the file is missing or cannot be decoded.
+        ValueError: If the file is grey and has more than 8 bits, or pixels have another shape or type.
+    """
+    if isinstance(frame, np.ndarray):
+        return _rgb(frame)
+    check_image_files([str(frame)])
+    try:
+        with Image.open(frame) as image:
+            return np.array(image.convert("RGB"))
+    except READ_ERRORS as error:
+        raise unreadable(str(frame), "image", error) from error
+
+
+def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    grey, colour = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.dtype != np.uint8 or not (grey or colour) or not pixels.size:
+        msg = (
+            f"pixels must be uint8 of shape height x width x 3 or height x width, got {pixels.dtype} of shape "
+            f"{pixels.shape}."
+        )
+        raise ValueError(msg)
+    # A copy, since cameras write the next image into the same memory.
+    return np.array(pixels if colour else np.repeat(pixels[..., None], 3, axis=2), order="C")
