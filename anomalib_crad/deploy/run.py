@@ -60,7 +60,7 @@ class EdgeModel:
         self.package = package
         self.category = category
         self._thresholds = package.thresholds
-        self._thresholds.thresholds.of(category)  # an unknown category is an error before the first image
+        self._thresholds.thresholds.of(category)  # refuses an unknown category before the first image
         self.compiled = compile_for_bytes(package.model_path, device, throughput)
         self._sides = self.compiled.input().partial_shape[1:3]
         self._request = self.compiled.create_infer_request()
@@ -144,7 +144,7 @@ def compile_for_bytes(path: Path, device: str, throughput: bool = False) -> open
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
-        # Processors with bfloat16 use it unasked, which is faster and three digits short.
+        # By default OpenVINO uses bfloat16 on processors that have it, which is faster and loses three digits.
         "INFERENCE_PRECISION_HINT": "f32",
     }
     return core.compile_model(steps.build(), device, settings)
@@ -182,5 +182,5 @@ def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"{pixels.shape}."
         )
         raise ValueError(msg)
-    # A copy, since cameras write the next image into the same memory.
+    # A copy, because cameras write the next image into the same memory.
     return np.array(pixels if colour else np.repeat(pixels[..., None], 3, axis=2), order="C")

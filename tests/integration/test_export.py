@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 OUTPUTS = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
 SIZES = [(32, 32), (64, 64), (45, 90), (20, 24)]
-EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # processors with bfloat16 use it unasked
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # by default OpenVINO uses bfloat16 on processors that have it
 #: What the trainer says that anomalib's engine makes.
 LIGHTNING = ("GPU available", "TPU available", "💡 Tip")
 #: Modules whose weights 8 bits do not spoil.
