@@ -12,6 +12,7 @@ Nothing is written, whereas anomalib's ``OpenVINOInferencer`` keeps a cache in t
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -37,6 +38,8 @@ Frame: TypeAlias = str | Path | NDArray[np.uint8]
 
 class EdgeModel:
     """The model of a package.
+
+    Several threads may share it: it computes one image at a time, and the others wait. ``stream`` computes several.
 
     Args:
         package: The package.
@@ -64,6 +67,7 @@ class EdgeModel:
         self.compiled = compile_for_bytes(package.model_path, device, throughput)
         self._sides = self.compiled.input().partial_shape[1:3]
         self._request = self.compiled.create_infer_request()
+        self._one_at_a_time = threading.Lock()
 
     def predict(self, frame: Frame) -> Prediction:
         """Predict one image, and wait for the result.
@@ -76,10 +80,13 @@ class EdgeModel:
 
         Raises:
             OSError: If the file cannot be read.
+            TypeError: If ``frame`` is neither a path nor an array.
             ValueError: If the image has not 8 bits, or a size that the model does not take.
         """
-        self._request.infer({0: self.to_input(read_frame(frame))})
-        return self.to_prediction(self._request, "" if isinstance(frame, np.ndarray) else str(frame))
+        pixels = self.to_input(read_frame(frame))
+        with self._one_at_a_time:
+            self._request.infer({0: pixels})
+            return self.to_prediction(self._request, "" if isinstance(frame, np.ndarray) else str(frame))
 
     def to_input(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Convert an image to the input of a request.
@@ -162,10 +169,17 @@ def read_frame(frame: Frame) -> NDArray[np.uint8]:
 
     Raises:
         OSError: If the file is missing or cannot be decoded.
+        TypeError: If ``frame`` is neither a path nor an array.
         ValueError: If the file is grey and has more than 8 bits, or pixels have another shape or type.
     """
     if isinstance(frame, np.ndarray):
         return _rgb(frame)
+    if not isinstance(frame, str | Path):
+        msg = (
+            f"A frame must be a path or a NumPy array of 8-bit pixels, got {type(frame).__name__}. Convert an image of "
+            "Pillow with numpy.asarray(image.convert('RGB')), and open a file's bytes with PIL.Image.open(io.BytesIO(...))."
+        )
+        raise TypeError(msg)
     check_image_files([str(frame)])
     try:
         with Image.open(frame) as image:

@@ -76,6 +76,7 @@ def stream(model: EdgeModel, frames: Iterable[Frame]) -> Iterator[StreamResult]:
 
     Raises:
         RuntimeError: If OpenVINO fails; a readable image alone does not cause that.
+        TypeError: If one of ``frames`` is neither a path nor an array.
         Exception: Whatever ``frames`` raises.
     """
     feeder = _Feeder(model, frames)

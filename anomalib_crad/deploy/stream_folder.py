@@ -2,19 +2,22 @@
 
 """Run a package on a folder of images: a CSV file in the order of the images, and pictures with heat maps.
 
-Each image has one row, whether it could be read or not, so that rows and files match. Rows are written as they come: a
-run that breaks off leaves those that it has.
+Each image has one row, whether it could be read or not, so that rows and files match. Whatever is wrong with one image,
+a link without a target or a name that is too long for its picture, affects that image's row only. Rows are written as
+they come: a run that breaks off leaves those that it has.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from anomalib.data.utils import get_image_filenames
+from anomalib.data.utils import get_image_filenames, validate_path
+from anomalib.data.utils.image import is_image_file
 from anomalib.visualization.image.functional import add_text_to_image, overlay_image, visualize_anomaly_map
 from PIL import Image
 from rich.progress import track
@@ -41,6 +44,9 @@ COLUMNS = ("image", "score", "label", "overlay", "error")
 
 _HEAT_MAP_OPACITY = 0.5
 _JPEG_QUALITY = 90
+
+#: Errors of a picture's own name, which other pictures do not share: too long, or impossible on the disk.
+_NAME_ERRORS = {errno.ENAMETOOLONG, errno.EINVAL}
 
 #: Which images to draw.
 Overlays: TypeAlias = Literal["all", "anomalous", "none"]
@@ -106,17 +112,14 @@ def stream_folder(
     if images.is_dir() and output.resolve().is_relative_to(images.resolve()):
         msg = f"output '{output}' lies in images '{images}': its pictures would be images of the next run. Move it out."
         raise ValueError(msg)
-    paths = get_image_filenames(images)
-    # A link to an image keeps its own name; anomalib lists the images of a folder below the folder's resolved path.
-    names = [path.relative_to(images.resolve()) for path in paths] if images.is_dir() else [Path(images.name)]
+    names, paths = _list_images(images)
     summary = StreamSummary()
 
     def rows() -> Iterator[dict[str, Any]]:
         results = stream(model, paths)
         for result in track(results, "Streaming", len(paths), console=console, disable=console is None):
-            name = names[result.index]
             _count(result, summary)
-            yield _row(result, name.as_posix(), _save_overlay(result, output, name, overlays))
+            yield _row(result, output, names[result.index], overlays)
 
     begin = time.perf_counter()
     write_rows(output / RESULTS, COLUMNS, rows())
@@ -143,9 +146,25 @@ def draw_overlay(image: NDArray[np.uint8], prediction: Prediction) -> Image.Imag
     return add_text_to_image(picture, text, size=max(height // 16, 10), position=(6, 6))
 
 
+def _list_images(images: Path) -> tuple[list[Path], list[Path]]:
+    """List images by their names below a folder, in order, and by their paths.
+
+    anomalib lists images only if each of them exists; here a link without a target is an image that cannot be read.
+    """
+    if not images.is_dir():
+        # A link to an image keeps its own name.
+        return [Path(images.name)], get_image_filenames(images)
+    folder = validate_path(images)
+    paths = sorted(path for path in folder.rglob("*") if is_image_file(path))
+    if not paths:
+        msg = f"Found 0 images in {folder}"
+        raise ValueError(msg)
+    return [path.relative_to(folder) for path in paths], paths
+
+
 def _count(result: StreamResult, summary: StreamSummary) -> None:
     if result.prediction is None:
-        logger.warning("Skipped '%s': %s", result.name, result.error)
+        logger.warning("Skipped '%s': %s", _printable(result.name), _printable(result.error or ""))
         summary.skipped += 1
     else:
         summary.images += 1
@@ -165,8 +184,22 @@ def _save_overlay(result: StreamResult, output: Path, name: Path, overlays: Over
     return picture.as_posix()
 
 
-def _row(result: StreamResult, name: str, overlay: str) -> dict[str, Any]:
+def _row(result: StreamResult, output: Path, name: Path, overlays: Overlays) -> dict[str, Any]:
+    """Draw an image if the user wants it, and return its row."""
+    row = {"image": _printable(name.as_posix())}
     if result.prediction is None:
-        return {"image": name, "error": result.error}
-    label = "anomalous" if result.prediction.label else "normal"
-    return {"image": name, "score": result.prediction.score, "label": label, "overlay": overlay}
+        return {**row, "error": _printable(result.error or "")}
+    row |= {"score": result.prediction.score, "label": "anomalous" if result.prediction.label else "normal"}
+    try:
+        return {**row, "overlay": _printable(_save_overlay(result, output, name, overlays))}
+    except OSError as error:
+        if error.errno not in _NAME_ERRORS:
+            raise
+        reason = f"No picture: {error.strerror}."
+        logger.warning("'%s': %s", _printable(result.name), reason)
+        return {**row, "error": reason}
+
+
+def _printable(text: str) -> str:
+    """Escape what is not valid Unicode: Linux allows any bytes in the name of a file, UTF-8 does not."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

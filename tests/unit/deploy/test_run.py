@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from made_up_packages import make_package, pixels, save_image
 from PIL import Image
 
-from anomalib_crad.deploy import EdgeModel, Verification, read_frame, verify_package
+from anomalib_crad.deploy import EdgeModel, Verification, read_frame, stream, verify_package
 from anomalib_crad.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -138,3 +140,22 @@ def test_files_that_would_be_clipped_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match="more than 8 bits a channel"):
         read_frame(tmp_path / "deep.png")
+
+
+def test_threads_share_a_model(package: EdgePackage) -> None:
+    model = EdgeModel(package)
+    with ThreadPoolExecutor(4) as pool:
+        scores = list(pool.map(lambda i: model.predict(pixels(i % 256)).score, range(400)))
+    np.testing.assert_allclose(scores, [i % 256 / 255 for i in range(400)], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "frame", [Image.new("RGB", (4, 4)), b"bytes of a file", io.BytesIO()], ids=["Pillow", "bytes", "file object"]
+)
+def test_what_is_neither_a_path_nor_pixels_is_refused(package: EdgePackage, frame: Any) -> None:  # noqa: ANN401
+    model = EdgeModel(package, throughput=True)
+    message = rf"must be a path or a NumPy array of 8-bit pixels, got {type(frame).__name__}\. Convert"
+    with pytest.raises(TypeError, match=message):
+        model.predict(frame)
+    with pytest.raises(TypeError, match=message):
+        list(stream(model, [pixels(1), frame]))
