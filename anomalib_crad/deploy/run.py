@@ -177,7 +177,7 @@ def read_frame(frame: Frame) -> NDArray[np.uint8]:
     if not isinstance(frame, str | Path):
         msg = (
             f"A frame must be a path or a NumPy array of 8-bit pixels, got {type(frame).__name__}. Convert an image of "
-            "Pillow with numpy.asarray(image.convert('RGB')), and open a file's bytes with PIL.Image.open(io.BytesIO(...))."
+            "Pillow with numpy.asarray(image.convert('RGB')), and open the bytes of a file with PIL.Image.open first."
         )
         raise TypeError(msg)
     check_image_files([str(frame)])

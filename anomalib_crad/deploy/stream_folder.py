@@ -186,7 +186,7 @@ def _save_overlay(result: StreamResult, output: Path, name: Path, overlays: Over
 
 def _row(result: StreamResult, output: Path, name: Path, overlays: Overlays) -> dict[str, Any]:
     """Draw an image if the user wants it, and return its row."""
-    row = {"image": _printable(name.as_posix())}
+    row: dict[str, Any] = {"image": _printable(name.as_posix())}
     if result.prediction is None:
         return {**row, "error": _printable(result.error or "")}
     row |= {"score": result.prediction.score, "label": "anomalous" if result.prediction.label else "normal"}

@@ -527,7 +527,12 @@ def test_openvino_is_checked_written_and_given_thresholds_once(
 
     def count(module: Any, name: str) -> None:  # noqa: ANN401
         function = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args, **kwargs: (calls.append(name), function(*args, **kwargs))[1])
+
+        def counted(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counted)
 
     for name in ("check_is_trained", "name_nodes_by_module", "add_thresholds", "write_thresholds"):
         count(exportable, name)

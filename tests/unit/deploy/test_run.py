@@ -149,9 +149,7 @@ def test_threads_share_a_model(package: EdgePackage) -> None:
     np.testing.assert_allclose(scores, [i % 256 / 255 for i in range(400)], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "frame", [Image.new("RGB", (4, 4)), b"bytes of a file", io.BytesIO()], ids=["Pillow", "bytes", "file object"]
-)
+@pytest.mark.parametrize("frame", [Image.new("RGB", (4, 4)), b"file", io.BytesIO()], ids=["Pillow", "bytes", "file"])
 def test_what_is_neither_a_path_nor_pixels_is_refused(package: EdgePackage, frame: Any) -> None:  # noqa: ANN401
     model = EdgeModel(package, throughput=True)
     message = rf"must be a path or a NumPy array of 8-bit pixels, got {type(frame).__name__}\. Convert"
