@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Packages that only some jobs need: named before the job begins, with the extra that brings them.
+"""Check for optional packages before a job that needs them begins, and name the extra that installs them.
 
-Nothing but the standard library is imported, so that a device that only runs an exported model can ask too.
+This module imports the standard library only, so the check itself costs nothing.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
+#: What installs the optional packages.
 EXTRA = "anomalib-crad[openvino]"
 
 
 def require_packages(purpose: str, *names: str) -> None:
-    """See that optional packages are installed.
+    """Check that optional packages are installed.
 
     Args:
-        purpose: What they are needed for.
-        *names: Their modules.
+        purpose: What needs them, as the first words of the error message.
+        *names: Names of their modules.
 
     Raises:
-        ModuleNotFoundError: If one is missing, naming the extra that brings it.
+        ModuleNotFoundError: If one is missing, naming the extra that installs it.
     """
     missing = [name for name in names if not _is_installed(name)]
     if missing:
@@ -31,5 +32,5 @@ def require_packages(purpose: str, *names: str) -> None:
 def _is_installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except (ModuleNotFoundError, ValueError):  # its parent is missing, or sys.modules says that it is not there
+    except (ModuleNotFoundError, ValueError):  # its parent is missing, or sys.modules maps it to None
         return False

@@ -16,6 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from anomalib_crad.files import staged_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -191,9 +193,8 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
         folder: Folder of the cell.
         result: Plain data.
     """
-    unfinished = folder / f"{RESULT_NAME}.part"
-    unfinished.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(folder / RESULT_NAME)
+    with staged_file(folder / RESULT_NAME) as path:
+        path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from anomalib_crad.cli.arguments import add_datamodule_arguments, errors_of_use
 from anomalib_crad.deploy.checkpoint import load_trained_model
-from anomalib_crad.deploy.sample import category_names, choose_sample
-from anomalib_crad.deploy.write import write_package
+from anomalib_crad.deploy.write import categories_of, choose_sample, write_package
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "anomalib-crad pack
             checkpoint=parsed.ckpt_path,
             compression_type=parsed.compression_type,
             datamodule=datamodule,
-            categories=category_names(datamodule),
+            categories=categories_of(datamodule),
         )
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"Package: {package.folder}")

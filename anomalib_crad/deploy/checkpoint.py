@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A trained model from its checkpoint, with plain words for what is none.
+"""Load a trained model from its checkpoint, and explain what is wrong with a file that is none.
 
-Lightning and torch speak of pickles and keys of a state dict where a user has named the wrong file.
+For a wrong file the messages of Lightning and torch are about pickles and keys of a state dict.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anomalib_crad.post_processing import CategoryPostProcessor
 if TYPE_CHECKING:
     from anomalib_crad.post_processing import Thresholds
 
-#: What a constructor and ``load_state_dict`` raise, of another model's checkpoint and for reasons of their own.
+#: What a constructor and ``load_state_dict`` raise, for another model's checkpoint or for other reasons.
 _NOT_BUILT = (RuntimeError, TypeError, KeyError, ValueError)
 
 
@@ -37,8 +37,8 @@ def load_trained_model(path: str | Path, name: str = "Crad") -> AnomalibModule:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint, or of another model, or of one that was never validated; or the model cannot
-            be built; or no model has that name.
+        ValueError: If the file is not a checkpoint, or one of another model or of a model that was never validated; if
+            the model cannot be built; or if no model has that name.
     """
     model_class = _model_class(name)
     path = Path(path)
@@ -53,7 +53,7 @@ def load_trained_model(path: str | Path, name: str = "Crad") -> AnomalibModule:
 
 
 def describe_checkpoint(path: str | Path, model_class: type[AnomalibModule]) -> dict[str, Any]:
-    """Note down which checkpoint it is and how long it was trained; a model's arguments say how long it could be.
+    """Describe a checkpoint: which file it is and how long the model was trained.
 
     Args:
         path: Checkpoint of anomalib's engine.
@@ -64,7 +64,7 @@ def describe_checkpoint(path: str | Path, model_class: type[AnomalibModule]) -> 
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint of a training.
+        ValueError: If it is not a checkpoint of a training.
     """
     path = Path(path)
     _check_file(path, model_class)
@@ -82,7 +82,7 @@ def describe_checkpoint(path: str | Path, model_class: type[AnomalibModule]) -> 
 
 
 def found_thresholds(model: AnomalibModule) -> Thresholds:
-    """Return the thresholds of a model, which tell that it was trained and validated.
+    """Return the thresholds of a model; they exist if it was trained and validated.
 
     Args:
         model: The model.
@@ -91,7 +91,7 @@ def found_thresholds(model: AnomalibModule) -> Thresholds:
         Its thresholds.
 
     Raises:
-        ValueError: If there are none, or the model does not squash its scores around them.
+        ValueError: If the model has none, or does not squash its scores around them.
     """
     processor = model.post_processor
     if not isinstance(processor, CategoryPostProcessor):
@@ -119,13 +119,13 @@ def _check_file(path: Path, model_class: type[AnomalibModule]) -> None:
     if not path.is_file():
         msg = f"There is no checkpoint '{path}'."
         raise FileNotFoundError(msg)
-    # Of any model: anomalib's own would answer with torch's words.
+    # Checked here for every model, because the error of anomalib's models is torch's.
     check_checkpoint_file(path, model_class.checkpoint_safe_globals())
 
 
 def _model_class(name: str) -> type[AnomalibModule]:
-    """Find a model as anomalib does, among the classes that are imported."""
-    import anomalib_crad.models  # noqa: F401 - registers ours where the plugin is switched off
+    """Find a model as anomalib does: among the imported classes."""
+    import anomalib_crad.models  # noqa: F401 - registers our models if the plugin is switched off
 
     known = {model.__name__: model for model in AnomalibModule.__subclasses__()}
     if name not in known:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A package: one folder with all that a device needs, and how to tell that it is complete and unaltered.
+"""A package: one folder with all that a device needs, and the check that it is complete and unaltered.
 
 ::
 
@@ -10,13 +10,14 @@
       sample.png                 an image, whose expected score is in the metadata
       README.md                  how to run it
 
-Hashes guard against accidents of copying and editing, not against an attacker, who could write new ones.
+Hashes detect accidents of copying and editing. They do not stop an attacker, who can write new ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,15 +38,41 @@ FORMAT = 1
 
 _OWN_HASH = "sha256"
 
+#: Twenty lines for a person who knows nothing about the folder.
+_README_TEMPLATE = """\
+# {name}: finds defects in images
+
+{model}, exported to OpenVINO ({precision}) on {created}. An image goes in, of any size; a score from 0 to 1, a label
+(anomalous is above {limit:g}) and a heat map come out. Categories: {categories}.
+
+Check that this folder is complete and that this device computes what it should:
+
+    pip install 'anomalib-crad[openvino]' && python -m anomalib_crad verify .
+
+Run it on a folder of images, with a CSV file and overlay pictures as the result:
+
+    python -m anomalib_crad stream . --images FOLDER --output RESULTS
+
+Without that package, OpenVINO alone is enough: `docs/examples/` of anomalib-crad has a Python and a C++ program.
+OpenVINO Model Server, told not to round to bfloat16:
+
+    ovms --model_name {quoted} --model_path "$PWD" --rest_port 8000 \\
+        --plugin_config '{{"INFERENCE_PRECISION_HINT": "f32"}}'
+
+- `1/model.xml`, `1/model.bin`: the model. `metadata.json`: thresholds, settings, versions, hashes.
+- `{sample}`: a sample; its score is {score:.4f}, {label}. It is a copy of an image that the maker of this folder chose
+  and has its owner's licence. Make sure that the licence allows it before you pass this folder on.
+"""
+
 
 @dataclass(frozen=True)
 class ExpectedSample:
-    """The sample image and what the model must say of it.
+    """The sample image, and what the model must predict for it.
 
     Attributes:
         path: The image.
         score: Image score of the exported model where the package was made.
-        label: Whether it is called anomalous.
+        label: Whether that model called the image anomalous.
         tolerance: Largest difference from ``score`` on another device or version.
         limit: Score above which an image is anomalous.
     """
@@ -62,8 +89,8 @@ class EdgePackage:
     """A complete package.
 
     Attributes:
-        folder: Where it is.
-        metadata: What ``metadata.json`` holds.
+        folder: The folder.
+        metadata: Content of ``metadata.json``.
     """
 
     folder: Path
@@ -71,7 +98,7 @@ class EdgePackage:
 
     @classmethod
     def open(cls, folder: str | Path) -> EdgePackage:
-        """Open a package after comparing all files with their hashes.
+        """Open a package, after comparing all files with their hashes.
 
         Args:
             folder: The folder.
@@ -80,8 +107,8 @@ class EdgePackage:
             The package.
 
         Raises:
-            FileNotFoundError: If the folder is no package, or a file of it is missing.
-            ValueError: If a file was altered, or a newer version of this library wrote it.
+            FileNotFoundError: If the folder is not a package, or a file is missing.
+            ValueError: If a file was altered, or a newer version of this library wrote the package.
         """
         folder = Path(folder)
         metadata = _read_metadata(folder)
@@ -97,12 +124,12 @@ class EdgePackage:
 
     @property
     def model_path(self) -> Path:
-        """The ``.xml`` file; its weights are beside it."""
+        """The ``.xml`` file of the model, with its weights beside it."""
         return self.folder / MODEL
 
     @property
     def sample(self) -> ExpectedSample:
-        """The sample image and what the model must say of it."""
+        """The sample image, and what the model must predict for it."""
         sample = self.metadata["sample"]
         return ExpectedSample(
             path=self.folder / sample["file"],
@@ -114,15 +141,15 @@ class EdgePackage:
 
     @property
     def thresholds(self) -> ExportedThresholds:
-        """Thresholds: the pooled ones and those of categories."""
+        """The pooled thresholds and those of categories."""
         return ExportedThresholds.from_json(json.dumps(self.metadata["thresholds"]))
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Write ``metadata.json`` with the hashes of all other files and of itself.
+    """Write ``metadata.json`` with the hashes of all other files and of its own content.
 
     Args:
-        folder: The folder, complete but for this file and the README, which may be edited later.
+        folder: The folder, complete but for this file and the README, which has no hash and may be edited later.
         metadata: Plain data; the entries ``format``, ``files`` and ``sha256`` are added.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in {README, METADATA})
@@ -130,6 +157,31 @@ def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     content = {"format": FORMAT, **metadata, "files": hashes}
     text = json.dumps({**content, _OWN_HASH: _content_hash(content)}, indent=2, allow_nan=False, ensure_ascii=False)
     (folder / METADATA).write_text(text + "\n", encoding="utf-8")
+
+
+def package_readme(name: str, metadata: Mapping[str, Any]) -> str:
+    """Return the text of a package's README.
+
+    Args:
+        name: Name of the package.
+        metadata: Content of the future ``metadata.json``.
+
+    Returns:
+        Markdown.
+    """
+    sample = metadata["sample"]
+    return _README_TEMPLATE.format(
+        name=name,
+        quoted=shlex.quote(name),
+        model=metadata["name"],
+        precision=metadata["precision"],
+        created=metadata["created"][:10],
+        limit=1 - metadata["thresholds"]["image_sensitivity"],
+        categories=", ".join(metadata["categories"]) or "one threshold for all",
+        sample=sample["file"],
+        score=sample["score"],
+        label="anomalous" if sample["label"] else "normal",
+    )
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
@@ -170,5 +222,5 @@ def file_hash(path: Path) -> str:
 
 
 def _content_hash(content: Mapping[str, Any]) -> str:
-    """Hash what the metadata say, however they are indented."""
+    """Hash the content of the metadata, independent of its indentation."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

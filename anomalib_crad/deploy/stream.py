@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images in, predictions out, in the same order, while the next ones are being read and computed.
+"""Predict a stream of images in order, while the next ones are being read and computed.
 
-A thread reads images and starts requests; the caller takes them back in order of their start, and so gets each result
-as soon as it is there, even where the next image is late. The number of requests bounds the memory: a caller that is
-slow holds up the reading. Requests are OpenVINO's asynchronous ones, handed round here and not by its
-``AsyncInferQueue``, which says nothing of an image whose inference fails: whoever waits for that image waits for ever.
+A thread reads images and starts OpenVINO's asynchronous requests. The caller waits for the requests in the order of
+their start and so gets each result as soon as it is ready, even if the next image is late. The number of requests
+limits the memory: a slow caller slows the reading down. OpenVINO's own ``AsyncInferQueue`` is not used: it reports
+nothing about an image whose inference fails, so that a caller would wait for that image for ever.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomalib_crad.data.image_files import READ_ERRORS
-from anomalib_crad.deploy.frames import read_frame
+from anomalib_crad.deploy.run import read_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     import openvino
     from numpy.typing import NDArray
 
-    from anomalib_crad.deploy.frames import Frame
-    from anomalib_crad.deploy.run import EdgeModel
+    from anomalib_crad.deploy.run import EdgeModel, Frame
     from anomalib_crad.prediction import Prediction
 
-#: Requests for each that the device works on at a time, so that one is waiting whenever another has finished.
+#: Two requests for each one that the device computes at a time, so that one waits when another has finished.
 _REQUESTS_PER_STREAM = 2
 
 
@@ -39,11 +38,11 @@ class StreamResult:
     """Result for one image of a stream.
 
     Attributes:
-        index: Its place in the stream, from 0.
+        index: Position of the image in the stream, from 0.
         name: The file, or ``"frame <index>"``.
-        image: Height x width x 3 bytes; ``None`` if it could not be read.
-        prediction: What the model says of it; ``None`` if it was skipped.
-        error: Why it was skipped, or ``None``.
+        image: Height x width x 3 bytes; ``None`` if the image was skipped. Defaults to ``None``.
+        prediction: Prediction of the model; ``None`` if the image was skipped. Defaults to ``None``.
+        error: Why the image was skipped, or ``None``. Defaults to ``None``.
     """
 
     index: int
@@ -55,7 +54,7 @@ class StreamResult:
 
 @dataclass(frozen=True)
 class _Started:
-    """A request on its way."""
+    """A request that has been started."""
 
     index: int
     name: str
@@ -66,21 +65,22 @@ class _Started:
 def stream(model: EdgeModel, frames: Iterable[Frame]) -> Iterator[StreamResult]:
     """Predict a stream of images.
 
-    An image that cannot be read, or that the model cannot take, is a result with an error; the stream goes on.
+    An image that cannot be read, or that the model cannot take, gives a result with an error; the stream continues.
 
     Args:
         model: The model, compiled for throughput.
-        frames: Files or pixels, from a list or from a camera; read in another thread, a few images ahead.
+        frames: Files or pixels, from a list or from a camera; another thread reads them, a few images ahead.
 
     Yields:
         A result for each image, in order.
 
     Raises:
-        RuntimeError: If OpenVINO fails; images that can be read do not cause that by themselves.
-        Exception: What ``frames`` itself raises.
+        RuntimeError: If OpenVINO fails; a readable image alone does not cause that.
+        TypeError: If one of ``frames`` is neither a path nor an array.
+        Exception: Whatever ``frames`` raises.
     """
     feeder = _Feeder(model, frames)
-    # A daemon, since it may wait for a camera that never delivers when the caller has long left.
+    # A daemon, because the thread may still wait for a camera when the caller has long stopped.
     threading.Thread(target=feeder.run, daemon=True).start()
     try:
         while (entry := feeder.started.get()) is not None:
@@ -108,7 +108,7 @@ class _Feeder:
         self._model = model
         self._frames = frames
         self._stopped = threading.Event()
-        #: What was started, in order, and images that could not be; ``None`` is the end, an exception a broken one.
+        #: Started requests and skipped images, in order; at the end ``None``, or the exception that ended the stream.
         self.started: SimpleQueue[_Started | StreamResult | BaseException | None] = SimpleQueue()
         self.idle: SimpleQueue[openvino.InferRequest | None] = SimpleQueue()
         streams = model.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -116,12 +116,12 @@ class _Feeder:
             self.idle.put(model.compiled.create_infer_request())
 
     def stop(self) -> None:
-        """Start nothing more."""
+        """Start no more requests."""
         self._stopped.set()
         self.idle.put(None)  # wakes the thread if it waits for a request
 
     def run(self) -> None:
-        """Go through the images, until there are no more or the caller has left."""
+        """Read images and start requests, until there are no more images or the caller has stopped."""
         end: BaseException | None = None
         try:
             for index, frame in enumerate(self._frames):
@@ -147,11 +147,11 @@ class _Feeder:
 
 
 def _finish(model: EdgeModel, entry: _Started) -> StreamResult:
-    """Wait for a request and read it."""
+    """Wait for a request and read its outputs."""
     try:
         entry.request.wait()
     except RuntimeError as error:
-        # Not skipped: after a failure OpenVINO's streams go on failing with images that are as they should be.
+        # The stream ends: after a failure OpenVINO's streams keep failing, with good images too.
         msg = f"OpenVINO failed on '{entry.name}' ({entry.image.shape[0]} x {entry.image.shape[1]}): {_text(error)}"
         raise RuntimeError(msg) from error
     prediction = model.to_prediction(entry.request, entry.name)
@@ -159,5 +159,5 @@ def _finish(model: EdgeModel, entry: _Started) -> StreamResult:
 
 
 def _text(error: Exception) -> str:
-    """One line of a message, or the kind of the error."""
+    """Return the message of an error in one line, or its class if there is no message."""
     return " ".join(str(error).split()) or type(error).__name__

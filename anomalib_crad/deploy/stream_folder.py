@@ -1,33 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A folder of images through a package: a CSV file in the order of the images, and overlay pictures.
+"""Run a package on a folder of images: a CSV file in the order of the images, and pictures with heat maps.
 
-Each image has one row, whether it could be read or not, so that rows and files match. Rows are written as they come: a
-run that breaks off leaves those that it has.
+Each image has one row, whether it could be read or not, so that rows and files match. Whatever is wrong with one image,
+a link without a target or a name that is too long for its picture, affects that image's row only. Rows are written as
+they come: a run that breaks off leaves those that it has.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from anomalib.data.utils import get_image_filenames
+from anomalib.data.utils import get_image_filenames, validate_path
+from anomalib.data.utils.image import is_image_file
+from anomalib.visualization.image.functional import add_text_to_image, overlay_image, visualize_anomaly_map
+from PIL import Image
 from rich.progress import track
 
-from anomalib_crad.deploy.overlay import draw_overlay
 from anomalib_crad.deploy.stream import stream
 from anomalib_crad.files import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from anomalib_crad.deploy.run import EdgeModel
     from anomalib_crad.deploy.stream import StreamResult
+    from anomalib_crad.prediction import Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +42,25 @@ RESULTS = "results.csv"
 OVERLAYS = "overlays"
 COLUMNS = ("image", "score", "label", "overlay", "error")
 
+_HEAT_MAP_OPACITY = 0.5
+_JPEG_QUALITY = 90
+
+#: Errors of a picture's own name, which other pictures do not share: too long, or impossible on the disk.
+_NAME_ERRORS = {errno.ENAMETOOLONG, errno.EINVAL}
+
+#: Which images to draw.
 Overlays: TypeAlias = Literal["all", "anomalous", "none"]
 
 
 @dataclass
 class StreamSummary:
-    """What came of a stream.
+    """Counts and time of a stream.
 
     Attributes:
-        images: Images that were predicted.
-        anomalous: Those of them that were called anomalous.
-        skipped: Images that could not be.
-        seconds: How long it took.
+        images: Images that were predicted. Defaults to ``0``.
+        anomalous: Those of them that are anomalous. Defaults to ``0``.
+        skipped: Images that could not be predicted. Defaults to ``0``.
+        seconds: Time of the whole run. Defaults to ``0.0``.
     """
 
     images: int = 0
@@ -75,8 +89,8 @@ def stream_folder(
     Args:
         model: The model, compiled for throughput.
         images: The folder, or one image.
-        output: Folder for ``results.csv`` and ``overlays``, which has the folders of ``images``; files of an earlier
-            run are replaced, but its pictures of images that are no longer there stay.
+        output: Folder for ``results.csv`` and ``overlays``, which has the same folders as ``images``. Files of an
+            earlier run are replaced; pictures of images that no longer exist stay.
         overlays: Which images to draw: ``"all"``, ``"anomalous"`` or ``"none"``. Defaults to ``"all"``.
         console: Where to show progress. Defaults to ``None``: nowhere.
 
@@ -86,7 +100,7 @@ def stream_folder(
     Raises:
         FileNotFoundError: If ``images`` does not exist.
         OSError: If ``output`` cannot be written.
-        ValueError: If there are no images, ``output`` is among them, or ``overlays`` is none of the three.
+        ValueError: If there are no images, ``output`` is below ``images``, or ``overlays`` is unknown.
     """
     if overlays not in get_args(Overlays):
         msg = f"overlays must be one of {', '.join(get_args(Overlays))}, got {overlays!r}."
@@ -98,17 +112,14 @@ def stream_folder(
     if images.is_dir() and output.resolve().is_relative_to(images.resolve()):
         msg = f"output '{output}' lies in images '{images}': its pictures would be images of the next run. Move it out."
         raise ValueError(msg)
-    paths = get_image_filenames(images)
-    # A link to an image keeps its own name; a folder's images are found below what the folder's path resolves to.
-    names = [path.relative_to(images.resolve()) for path in paths] if images.is_dir() else [Path(images.name)]
+    names, paths = _list_images(images)
     summary = StreamSummary()
 
     def rows() -> Iterator[dict[str, Any]]:
         results = stream(model, paths)
         for result in track(results, "Streaming", len(paths), console=console, disable=console is None):
-            name = names[result.index]
             _count(result, summary)
-            yield _row(result, name.as_posix(), _save_overlay(result, output, name, overlays))
+            yield _row(result, output, names[result.index], overlays)
 
     begin = time.perf_counter()
     write_rows(output / RESULTS, COLUMNS, rows())
@@ -116,9 +127,44 @@ def stream_folder(
     return summary
 
 
+def draw_overlay(image: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
+    """Lay the heat map over an image, in anomalib's colours, and write score and label on it.
+
+    Colours span 0 to 1 in every picture: green is the threshold, blue is normal, red is anomalous.
+
+    Args:
+        image: Height x width x 3 bytes.
+        prediction: Prediction of the model, with the map in (0, 1).
+
+    Returns:
+        A picture of the image's size.
+    """
+    height, width = image.shape[:2]
+    heat_map = visualize_anomaly_map(prediction.anomaly_map).resize((width, height), Image.Resampling.BILINEAR)
+    picture = overlay_image(Image.fromarray(image), heat_map, _HEAT_MAP_OPACITY)
+    text = f"{prediction.score:.2f} {'anomalous' if prediction.label else 'normal'}"
+    return add_text_to_image(picture, text, size=max(height // 16, 10), position=(6, 6))
+
+
+def _list_images(images: Path) -> tuple[list[Path], list[Path]]:
+    """List images by their names below a folder, in order, and by their paths.
+
+    anomalib lists images only if each of them exists; here a link without a target is an image that cannot be read.
+    """
+    if not images.is_dir():
+        # A link to an image keeps its own name.
+        return [Path(images.name)], get_image_filenames(images)
+    folder = validate_path(images)
+    paths = sorted(path for path in folder.rglob("*") if is_image_file(path))
+    if not paths:
+        msg = f"Found 0 images in {folder}"
+        raise ValueError(msg)
+    return [path.relative_to(folder) for path in paths], paths
+
+
 def _count(result: StreamResult, summary: StreamSummary) -> None:
     if result.prediction is None:
-        logger.warning("Skipped '%s': %s", result.name, result.error)
+        logger.warning("Skipped '%s': %s", _printable(result.name), _printable(result.error or ""))
         summary.skipped += 1
     else:
         summary.images += 1
@@ -126,20 +172,34 @@ def _count(result: StreamResult, summary: StreamSummary) -> None:
 
 
 def _save_overlay(result: StreamResult, output: Path, name: Path, overlays: Overlays) -> str:
-    """Draw an image if it is to be drawn, and return the picture's name below ``output``."""
+    """Draw an image if the user wants it, and return the picture's path below ``output``."""
     if result.prediction is None or result.image is None or overlays == "none":
         return ""
     if overlays == "anomalous" and not result.prediction.label:
         return ""
-    # The old ending stays, since a.png and a.jpg may lie side by side.
+    # The name keeps the image's ending, because a.png and a.jpg may lie side by side.
     picture = Path(OVERLAYS) / name.with_name(name.name + ".jpg")
     (output / picture).parent.mkdir(parents=True, exist_ok=True)
-    draw_overlay(result.image, result.prediction).save(output / picture, quality=90)
+    draw_overlay(result.image, result.prediction).save(output / picture, quality=_JPEG_QUALITY)
     return picture.as_posix()
 
 
-def _row(result: StreamResult, name: str, overlay: str) -> dict[str, Any]:
+def _row(result: StreamResult, output: Path, name: Path, overlays: Overlays) -> dict[str, Any]:
+    """Draw an image if the user wants it, and return its row."""
+    row: dict[str, Any] = {"image": _printable(name.as_posix())}
     if result.prediction is None:
-        return {"image": name, "error": result.error}
-    label = "anomalous" if result.prediction.label else "normal"
-    return {"image": name, "score": result.prediction.score, "label": label, "overlay": overlay}
+        return {**row, "error": _printable(result.error or "")}
+    row |= {"score": result.prediction.score, "label": "anomalous" if result.prediction.label else "normal"}
+    try:
+        return {**row, "overlay": _printable(_save_overlay(result, output, name, overlays))}
+    except OSError as error:
+        if error.errno not in _NAME_ERRORS:
+            raise
+        reason = f"No picture: {error.strerror}."
+        logger.warning("'%s': %s", _printable(result.name), reason)
+        return {**row, "error": reason}
+
+
+def _printable(text: str) -> str:
+    """Escape what is not valid Unicode: Linux allows any bytes in the name of a file, UTF-8 does not."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

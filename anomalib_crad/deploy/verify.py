@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Does a package compute on this device what it computed where it was made?"""
+"""Verify an exported model: against the model that it came from, and on another device.
+
+``compare_with_openvino`` runs the exported model on images that the trained model has predicted. Both preprocess the
+same files themselves, the trained model in anomalib's engine and the exported one in its graph, and the comparison is
+of what a user acts on, score and label. ``verify_package`` checks that a package computes on this device what it
+computed where it was made.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pandas as pd
+from rich.progress import track
+
 from anomalib_crad.deploy.package import EdgePackage
-from anomalib_crad.deploy.run import EdgeModel
+from anomalib_crad.deploy.run import EdgeModel, compile_for_bytes, read_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anomalib_crad.deploy.package import ExpectedSample
@@ -18,12 +28,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What the model says of the sample, and what it must say.
+class Agreement:
+    """Scores and labels of two models on the same images.
 
     Attributes:
-        expected: What it said where the package was made.
-        found: What it says here.
+        table: One row an image: ``image_path``, ``score`` and ``label`` of the trained model, ``exported_score`` and
+            ``exported_label`` of the exported one.
+    """
+
+    table: pd.DataFrame
+
+    @property
+    def largest_difference(self) -> float:
+        """Largest absolute difference between the two scores of an image; squashed scores lie in [0, 1]."""
+        return float((self.table["score"] - self.table["exported_score"]).abs().max(skipna=False))
+
+    @property
+    def equal_labels(self) -> int:
+        """Number of images that both models label alike."""
+        return int((self.table["label"] == self.table["exported_label"]).sum())
+
+    def __str__(self) -> str:
+        """One sentence for a person."""
+        return (
+            f"{len(self.table)} images: image scores differ by at most {self.largest_difference:.1e} on the scale from "
+            f"0 to 1, {self.equal_labels} of {len(self.table)} labels are equal."
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Expected and actual prediction for the sample of a package.
+
+    Attributes:
+        expected: Prediction where the package was made.
+        found: Prediction on this device.
     """
 
     expected: ExpectedSample
@@ -31,9 +70,9 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
-        """Whether score and label are as expected; a score that is not a number is not.
+        """Whether score and label are as expected.
 
-        The label of a sample so close to the threshold that the tolerance spans it may change sides.
+        The label may differ if the expected score is within the tolerance of the threshold. NaN never agrees.
         """
         expected, found = self.expected, self.found
         same_label = found.label == expected.label or abs(expected.score - expected.limit) <= expected.tolerance
@@ -48,18 +87,51 @@ class Verification:
         )
 
 
+def compare_with_openvino(predictions: Sequence[Prediction], model_path: Path, device: str = "CPU") -> Agreement:
+    """Run an exported model on the images that a trained model has predicted.
+
+    Args:
+        predictions: Predictions of the trained model.
+        model_path: The exported model: ``.xml`` of OpenVINO or ``.onnx``.
+        device: OpenVINO's device. Defaults to ``"CPU"``.
+
+    Returns:
+        Scores and labels of both models.
+
+    Raises:
+        ModuleNotFoundError: If OpenVINO is not installed.
+        OSError: If an image cannot be read.
+        ValueError: If there are no predictions, or an image has not 8 bits.
+    """
+    if not predictions:
+        msg = "predictions is empty: there is nothing to compare the exported model with."
+        raise ValueError(msg)
+    model = compile_for_bytes(model_path, device)
+    rows = []
+    for prediction in track(predictions, description="Running the exported model"):
+        exported = model(read_frame(prediction.image_path)[None])
+        rows.append({
+            "image_path": prediction.image_path,
+            "score": prediction.score,
+            "label": prediction.label,
+            "exported_score": exported["pred_score"].item(),
+            "exported_label": bool(exported["pred_label"].item()),
+        })
+    return Agreement(pd.DataFrame(rows))
+
+
 def verify_package(folder: str | Path, device: str = "CPU") -> Verification:
-    """Look whether a package is complete and unaltered, and run its sample.
+    """Check that a package is complete and unaltered, and run its sample.
 
     Args:
         folder: The package.
         device: OpenVINO's device. Defaults to ``"CPU"``.
 
     Returns:
-        Expected and found.
+        Expected and actual prediction.
 
     Raises:
-        FileNotFoundError: If the folder is no package, or is incomplete.
+        FileNotFoundError: If the folder is not a package, or is incomplete.
         ModuleNotFoundError: If OpenVINO is not installed.
         ValueError: If a file was altered.
     """

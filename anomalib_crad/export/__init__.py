@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an export of our models needs beyond anomalib's: checks, names, whole files and quantisation.
+"""From a trained model to a file: anomalib's exporters, and what our models' exports need beyond them.
 
-anomalib's exporter does the export; :mod:`anomalib_crad.export.exportable` calls it and these around it.
+``exportable`` gives a model ``to_torch``, ``to_onnx`` and ``to_openvino``, ``checks`` refuses what cannot succeed,
+``cleanup`` names nodes and quiets logs, ``compression`` and ``quantization`` make files smaller and faster,
+``thresholds`` stores the thresholds of categories. Nothing here imports a model.
 """

@@ -1,28 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What can be known to be wrong before an export begins, said so that a user knows what to do."""
+"""Checks before an export begins, with messages that tell a user what to do, and the choice of raw scores.
+
+Raw scores are distances between features, without an upper bound. They suit users who set thresholds of their own or
+compare models: squashed scores near 1 hold few digits.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from torch import Tensor, nn
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Tell the numbers that a module holds from any others.
+    """Compute a digest of the numbers that a module holds.
 
     Args:
         module: The module.
 
     Returns:
-        A digest of all its parameters and buffers, the same on every device.
+        Digest of all its parameters and buffers, the same on every device.
     """
     digest = hashlib.sha256()
     for value in module.state_dict().values():
@@ -30,18 +35,18 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_is_trained(model_name: str, head: nn.Module, initial: str | None) -> None:
-    """See that a model has learnt something, in whatever way: its head no longer holds what it was built with.
+def check_is_trained(model_name: str, trained_module: nn.Module, initial: str | None) -> None:
+    """Check that a model has been trained, in whatever way: its trained part has changed since it was built.
 
     Args:
         model_name: Class of the model.
-        head: The part that is trained.
-        initial: :func:`fingerprint` of the head as it was built; ``None`` if nobody took it, which passes.
+        trained_module: The part that training changes.
+        initial: :func:`fingerprint` of that part when it was built; ``None`` if nobody took it, which passes.
 
     Raises:
-        ValueError: If nothing in the head has changed.
+        ValueError: If nothing in the part has changed.
     """
-    if initial is not None and fingerprint(head) == initial:
+    if initial is not None and fingerprint(trained_module) == initial:
         msg = (
             f"This {model_name} has not been trained, so its scores would mean nothing. Train it first, or pass the "
             f"checkpoint of a training (command line: --ckpt_path PATH; Python: "
@@ -79,7 +84,7 @@ def exportable_size(
     trained: Sequence[int],
     resizes: bool,
 ) -> tuple[int, int] | None:
-    """Find the input size of an exported graph.
+    """Return the input size of an exported graph.
 
     Args:
         asked: Height and width that the user asked for, or ``None``.
@@ -90,7 +95,7 @@ def exportable_size(
         Height and width, or ``None`` for a graph that takes any and resizes by itself.
 
     Raises:
-        ValueError: If it is no size, or one that the network cannot take and nothing resizes.
+        ValueError: If ``asked`` is not a size, or if it is not the trained one and nothing resizes.
     """
     if asked is not None and (len(asked) != 2 or any(side < 1 for side in asked)):
         msg = f"input_size must be height and width, got {list(asked)} (command line: --input_size '[224,224]')."
@@ -105,3 +110,50 @@ def exportable_size(
         )
         raise ValueError(msg)
     return (trained[0], trained[1])
+
+
+def take_raw_scores(raw_scores: bool, onnx_kwargs: Mapping[str, Any] | None = None) -> tuple[bool, dict[str, Any]]:
+    """Take the choice of raw scores out of the exporter's options.
+
+    anomalib's command line has no such option and passes ``--onnx_kwargs`` only.
+
+    Args:
+        raw_scores: The argument of the export.
+        onnx_kwargs: Options of the exporter, which may hold ``raw_scores`` too. Defaults to ``None``: no options.
+
+    Returns:
+        Whether scores stay raw, and the options without ``raw_scores``.
+
+    Raises:
+        TypeError: If one of the two is neither true nor false.
+        ValueError: If the two contradict each other.
+    """
+    options = dict(onnx_kwargs or {})
+    passed = options.pop("raw_scores", raw_scores)
+    for value in (raw_scores, passed):
+        if not isinstance(value, bool):
+            msg = f"raw_scores must be true or false, got {value!r} (command line: --onnx_kwargs.raw_scores true)."
+            raise TypeError(msg)
+    if raw_scores and not passed:
+        msg = "raw_scores is True, but onnx_kwargs has raw_scores=False. Leave it out of onnx_kwargs."
+        raise ValueError(msg)
+    return bool(passed), options
+
+
+@contextmanager
+def scores_left_raw(post_processor: nn.Module | None, raw: bool) -> Generator[None, None, None]:
+    """Switch the normalisation of a post-processor off during the block; thresholds still decide labels and masks.
+
+    Args:
+        post_processor: anomalib's or ours, or ``None``, which leaves scores raw anyway.
+        raw: Whether to switch it off.
+    """
+    before = getattr(post_processor, "enable_normalization", None)
+    if not raw or before is None:
+        yield
+        return
+    post_processor.enable_normalization = False  # type: ignore[union-attr]  # a flag, as just found
+    try:
+        yield
+    finally:
+        post_processor.enable_normalization = before  # type: ignore[union-attr]

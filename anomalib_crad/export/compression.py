@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""anomalib's compression types on an exported OpenVINO file, with parts of the model kept in floating point.
+"""anomalib's compression types for an OpenVINO graph, with parts of the model kept in floating point.
 
-anomalib compresses a graph as a whole, and calibrates on batches that a datamodule cannot make from images of
-different sizes. The same options lead here instead; ``quantization`` has the calls of NNCF.
+anomalib compresses a graph as a whole, and calibrates on batches, which a datamodule cannot make from images of
+different sizes. Our models take the same options and compress here instead; ``quantization`` calls NNCF. OpenVINO's own
+compression to 16 bits takes every constant and cannot leave one out; ``halve_weights`` can (docs/benchmarks/int8.md
+measures what each part costs). The device still chooses in what precision it computes, as with any model.
 """
 
 from __future__ import annotations
@@ -11,26 +13,38 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 from anomalib.deploy import CompressionType
 from anomalib.metrics import F1Score
 from torchmetrics import Metric
 
-from anomalib_crad.export.calibration import CALIBRATION_IMAGES, GraphImages
-from anomalib_crad.export.half_precision import halve_weights
-from anomalib_crad.export.quantization import compress_weights, input_size, quantize, quantize_with_accuracy_control
+from anomalib_crad.export.quantization import (
+    CALIBRATION_IMAGES,
+    GraphImages,
+    compress_weights,
+    input_size,
+    kept_operations,
+    quantize,
+    quantize_with_accuracy_control,
+)
 from anomalib_crad.optional_packages import require_packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+    import openvino
     from anomalib.data import AnomalibDataModule
 
 logger = logging.getLogger(__name__)
 
+#: Fewer training images than these are worth a warning.
 FEW_IMAGES = 100
 _NEEDS_IMAGES = {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}
 _SCORES = {"pred_score", "anomaly_map"}
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+#: Smaller numbers lose digits in half precision, and in the end all of them. In a constant whose largest number is
+#: greater, the loss of a smaller number is nothing compared with the rounding of the largest.
+_SMALLEST_HALF = float(np.finfo(np.float16).smallest_normal)
 
 
 def check_compression(
@@ -40,11 +54,11 @@ def check_compression(
     max_drop: float,
     raw_scores: bool = False,
 ) -> None:
-    """See that a compression can be done, before anything is exported.
+    """Check that a compression can be done, before anything is exported.
 
     Args:
-        compression_type: What was asked for.
-        datamodule: Images, or ``None``; they are set up where they are needed.
+        compression_type: What the user asked for.
+        datamodule: Images, or ``None``; it is set up if they are needed.
         metric: Measure of ``INT8_ACQ``, or ``None``.
         max_drop: Its largest drop.
         raw_scores: Whether the exported scores are raw. Defaults to ``False``.
@@ -52,7 +66,7 @@ def check_compression(
     Raises:
         ModuleNotFoundError: If NNCF is needed and not installed.
         ValueError: If images are needed and there are none, or none of one label, or an option of ``INT8_ACQ`` is out
-            of its range.
+            of range.
     """
     if compression_type in {None, CompressionType.FP16}:
         return
@@ -113,43 +127,66 @@ def _check_validation_images(datamodule: AnomalibDataModule) -> None:
         raise ValueError(msg)
 
 
-def compress_file(
-    path: Path,
+def compress(
+    model: openvino.Model,
     compression_type: CompressionType,
     datamodule: AnomalibDataModule | None,
     metric: Metric | None,
     max_drop: float,
     kept_modules: Sequence[str],
-) -> None:
-    """Compress an exported model in place.
+) -> openvino.Model:
+    """Compress a graph.
 
     Args:
-        path: The ``.xml`` file, its operations named by their modules.
-        compression_type: How.
+        model: The graph, its operations named by their modules; it may be changed.
+        compression_type: How to compress it.
         datamodule: Images for ``INT8_PTQ`` and ``INT8_ACQ``, as :func:`check_compression` has set them up.
         metric: Measure of ``INT8_ACQ``; ``None`` is anomalib's F1 score of images.
-        max_drop: Largest drop of it.
-        kept_modules: Patterns of the modules that are left as they are.
+        max_drop: Largest drop of the metric.
+        kept_modules: Patterns of the modules that stay as they are, see :func:`.quantization.kept_operations`.
+
+    Returns:
+        The compressed graph.
+    """
+    if compression_type == CompressionType.FP16:
+        return halve_weights(model, kept_modules)
+    if datamodule is None or compression_type == CompressionType.INT8:
+        return compress_weights(model, kept_modules)
+    images = _calibration_images(datamodule, input_size(model))
+    if compression_type == CompressionType.INT8_PTQ:
+        return quantize(model, images, kept_modules)
+    validation = GraphImages(datamodule.val_data, input_size(model))
+    metric = F1Score(fields=["pred_label", "gt_label"]) if metric is None else metric
+    return quantize_with_accuracy_control(model, images, validation, metric, max_drop, kept_modules)
+
+
+def halve_weights(model: openvino.Model, modules: Sequence[str]) -> openvino.Model:
+    """Store constants in half precision.
+
+    Args:
+        model: The graph; it is changed.
+        modules: Patterns of modules that keep single precision, see :func:`.quantization.kept_operations`.
+
+    Returns:
+        The graph.
     """
     import openvino
+    from openvino import opset13
 
-    core = openvino.Core()
-    # The file is written again below, so it must not stay mapped into memory.
-    core.set_property({"ENABLE_MMAP": False})
-    model = core.read_model(path)
-    if compression_type == CompressionType.FP16:
-        model = halve_weights(model, kept_modules)
-    elif datamodule is None or compression_type == CompressionType.INT8:
-        model = compress_weights(model, kept_modules)
-    else:
-        images = _calibration_images(datamodule, input_size(model))
-        if compression_type == CompressionType.INT8_PTQ:
-            model = quantize(model, images, kept_modules)
-        else:
-            validation = GraphImages(datamodule.val_data, input_size(model))
-            metric = F1Score(fields=["pred_label", "gt_label"]) if metric is None else metric
-            model = quantize_with_accuracy_control(model, images, validation, metric, max_drop, kept_modules)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    kept = set(kept_operations(model, modules))
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() == "Constant" or operation.get_friendly_name() in kept:
+            continue
+        for place in operation.inputs():
+            constant = place.get_source_output().get_node()
+            if constant.get_type_name() != "Constant" or constant.get_element_type() != openvino.Type.f32:
+                continue
+            values = constant.get_data()
+            largest = np.abs(values).max(initial=0)
+            if largest == 0 or _SMALLEST_HALF <= largest <= _LARGEST_HALF:
+                half = opset13.convert(opset13.constant(values.astype(np.float16)), openvino.Type.f32)
+                place.replace_source_output(half.output(0))
+    return model
 
 
 def _calibration_images(datamodule: AnomalibDataModule, size: tuple[int, int] | None) -> GraphImages:

@@ -2,16 +2,15 @@
 
 """Thresholds of categories in an exported model: written into its metadata, read back, and used.
 
-The exported graph knows no categories and squashes with the pooled thresholds. Since squashing can be undone, a caller
-who knows the category can still have that category's own: raw score from the graph's score, and from it the score and
-label by the category's threshold. ONNX keeps the data in ``metadata_props``, OpenVINO in ``rt_info`` under
-``model_info``, both as JSON, so that other languages can read it too.
+The exported graph knows no categories and squashes scores with the pooled thresholds. Squashing can be undone, so a
+caller who knows the category can still apply that category's own threshold: the graph's score gives the raw score, and
+the raw score gives score and label by the category's threshold. ONNX keeps the data in ``metadata_props``, OpenVINO in
+``rt_info`` under ``model_info``, both as JSON, so that programs in other languages can read it too.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from anomalib_crad.files import staged_file, staged_files
 from anomalib_crad.post_processing.category_post_processor import CategoryPostProcessor
 from anomalib_crad.post_processing.thresholds import Thresholds, squash, unsquash
 
 if TYPE_CHECKING:
+    import openvino
     from numpy.typing import NDArray
 
     from anomalib_crad.post_processing.rules import Threshold
@@ -50,13 +51,13 @@ class CategoryPrediction:
 
 @dataclass(frozen=True)
 class ExportedThresholds:
-    """What an exported model says of its thresholds.
+    """Thresholds that an exported model holds in its metadata.
 
     Attributes:
-        thresholds: The pooled ones, which its graph uses, and those of categories.
-        normalized: Whether its scores are squashed; raw otherwise.
-        image_sensitivity: Images are anomalous above 1 minus this, on the squashed scale.
-        pixel_sensitivity: The same for pixels.
+        thresholds: The pooled ones, which the graph uses, and those of categories.
+        normalized: Whether the graph squashes its scores; they are raw otherwise. Defaults to ``True``.
+        image_sensitivity: Images are anomalous above 1 minus this, on the squashed scale. Defaults to ``0.5``.
+        pixel_sensitivity: The same for pixels. Defaults to ``0.5``.
     """
 
     thresholds: Thresholds
@@ -70,15 +71,15 @@ class ExportedThresholds:
         pred_score: NDArray[np.floating],
         anomaly_map: NDArray[np.floating] | None = None,
     ) -> CategoryPrediction:
-        """Turn what the exported model returned into what it would say with the thresholds of a category.
+        """Convert the output of the exported model to what it would be with the thresholds of a category.
 
-        Scores close to 1 hold few digits of the raw score, so one that lies within rounding of a category's threshold
-        may come out on its other side.
+        Scores close to 1 hold few digits of the raw score. One whose raw score equals a category's threshold but for
+        rounding may change sides.
 
         Args:
             category: Name of the category, or ``None`` for the pooled thresholds.
-            pred_score: Image scores that the model returned, of any shape.
-            anomaly_map: Maps that it returned, of any shape. Defaults to ``None``.
+            pred_score: Image scores from the model, of any shape.
+            anomaly_map: Maps from the model, of any shape. Defaults to ``None``: no maps.
 
         Returns:
             Scores, labels, maps and masks.
@@ -101,7 +102,10 @@ class ExportedThresholds:
         own: Threshold | None,
         sensitivity: float,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Undo the pooled squashing and squash anew; a level without thresholds was never squashed."""
+        """Undo the pooled squashing and squash with the category's threshold.
+
+        A level without thresholds was never squashed.
+        """
         scores = torch.as_tensor(np.asarray(values, np.float64))
         if own is not None:
             if pooled is not None and self.normalized:
@@ -111,7 +115,7 @@ class ExportedThresholds:
         return array, array > np.float32(1 - sensitivity)
 
     def to_json(self) -> str:
-        """Return the text that stands in the metadata."""
+        """Return the text for the metadata."""
         return json.dumps({
             **self.thresholds.to_plain(),
             "normalized": self.normalized,
@@ -121,10 +125,13 @@ class ExportedThresholds:
 
     @classmethod
     def from_json(cls, text: str) -> ExportedThresholds:
-        """Undo :meth:`to_json`.
+        """Read what :meth:`to_json` returned.
 
         Args:
-            text: What it returned.
+            text: The text.
+
+        Returns:
+            The thresholds.
         """
         plain: dict[str, Any] = json.loads(text)
         settings = {name: plain[name] for name in ("normalized", "image_sensitivity", "pixel_sensitivity")}
@@ -132,9 +139,9 @@ class ExportedThresholds:
 
 
 def write_thresholds(path: str | Path, post_processor: object) -> None:
-    """Put the thresholds of a model's post-processor into the metadata of the file that it was exported to.
+    """Store the thresholds of a model's post-processor in the metadata of the file that the model was exported to.
 
-    Weights and graph stay as they are. Nothing is done where the post-processor is of another class or has found no
+    Weights and graph stay as they are. Nothing happens if the post-processor is of another class or has found no
     thresholds yet.
 
     Args:
@@ -144,21 +151,30 @@ def write_thresholds(path: str | Path, post_processor: object) -> None:
     Raises:
         FileNotFoundError: If the file does not exist.
         ImportError: If the package of its format is not installed.
-        ValueError: If the ending of the file is neither.
+        ValueError: If the file has another ending.
     """
     path = _checked(path)
-    if not isinstance(post_processor, CategoryPostProcessor) or not post_processor.thresholds.pooled.to_plain():
+    text = _thresholds_text(post_processor)
+    if text is None:
         return
-    text = ExportedThresholds(
-        post_processor.thresholds,
-        post_processor.enable_normalization,
-        post_processor.image_sensitivity,
-        post_processor.pixel_sensitivity,
-    ).to_json()
     if path.suffix == ".onnx":
         _write_onnx(path, text)
     else:
         _write_openvino(path, text)
+
+
+def add_thresholds(model: openvino.Model, post_processor: object) -> None:
+    """Store the thresholds of a post-processor in the metadata of a graph that is not saved yet.
+
+    Nothing happens if the post-processor is of another class or has found no thresholds yet.
+
+    Args:
+        model: The graph.
+        post_processor: Post-processor of the model that is exported.
+    """
+    text = _thresholds_text(post_processor)
+    if text is not None:
+        model.set_rt_info(text, _OPENVINO_PATH)
 
 
 def read_thresholds(path: str | Path) -> ExportedThresholds:
@@ -173,7 +189,7 @@ def read_thresholds(path: str | Path) -> ExportedThresholds:
     Raises:
         FileNotFoundError: If the file does not exist.
         ImportError: If the package of its format is not installed.
-        ValueError: If the ending of the file is neither, or the file holds no thresholds.
+        ValueError: If the file has another ending or holds no thresholds.
     """
     path = _checked(path)
     text = _read_onnx(path) if path.suffix == ".onnx" else _read_openvino(path)
@@ -186,6 +202,17 @@ def read_thresholds(path: str | Path) -> ExportedThresholds:
     return ExportedThresholds.from_json(text)
 
 
+def _thresholds_text(post_processor: object) -> str | None:
+    if not isinstance(post_processor, CategoryPostProcessor) or not post_processor.thresholds.pooled.to_plain():
+        return None
+    return ExportedThresholds(
+        post_processor.thresholds,
+        post_processor.enable_normalization,
+        post_processor.image_sensitivity,
+        post_processor.pixel_sensitivity,
+    ).to_json()
+
+
 def _write_onnx(path: Path, text: str) -> None:
     import onnx
 
@@ -193,7 +220,8 @@ def _write_onnx(path: Path, text: str) -> None:
     model = onnx.load(path, load_external_data=False)
     properties = {entry.key: entry.value for entry in model.metadata_props} | {METADATA_KEY: text}
     onnx.helper.set_model_props(model, properties)
-    onnx.save(model, path)
+    with staged_file(path) as staged:
+        onnx.save(model, staged)
 
 
 def _read_onnx(path: Path) -> str | None:
@@ -207,17 +235,14 @@ def _write_openvino(path: Path, text: str) -> None:
     import openvino
 
     core = openvino.Core()
-    # The file that is read is replaced below, so it must not stay mapped into memory.
+    # The file is replaced below, so it must not stay mapped into memory.
     core.set_property({"ENABLE_MMAP": False})
     model = core.read_model(path)
     model.set_rt_info(text, _OPENVINO_PATH)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder) / path.name
-        # Weights that were compressed are so already; compressing the others would change the model.
-        openvino.save_model(model, written, compress_to_fp16=False)
+    with staged_files(path.parent, path.suffix, f".{path.name}-") as folder:
+        # Weights that were compressed stay compressed; compressing the others would change the model.
+        openvino.save_model(model, folder / path.name, compress_to_fp16=False)
         del model
-        written.with_suffix(".bin").replace(path.with_suffix(".bin"))
-        written.replace(path)
 
 
 def _read_openvino(path: Path) -> str | None:
@@ -228,7 +253,7 @@ def _read_openvino(path: Path) -> str | None:
 
 
 def _checked(path: str | Path) -> Path:
-    """Return the path of a file that exists and has a known format."""
+    """Return the path if the file exists and its format is known."""
     path = Path(path)
     if path.suffix not in {".onnx", ".xml"}:
         msg = f"path must end in .onnx or .xml, got {str(path)!r}."

@@ -8,11 +8,14 @@ that room uses this one.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomalib_crad.post_processing.category_post_processor import CategoryPostProcessor
 from anomalib_crad.post_processing.report import ThresholdReport
 from anomalib_crad.post_processing.thresholds import LevelThresholds, Threshold, Thresholds
+
+if TYPE_CHECKING:
+    from anomalib_crad.export.thresholds import ExportedThresholds, read_thresholds, write_thresholds
 
 __all__ = [
     "CategoryPostProcessor",

@@ -29,9 +29,9 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from torchvision.tv_tensors import Mask
 
 from anomalib_crad import Crad, MVTec, UniAD
-from anomalib_crad.export.calibration import CALIBRATION_IMAGES, GraphImages
-from anomalib_crad.export.node_names import is_any_of, module_of
-from anomalib_crad.export.raw_scores import scores_left_raw
+from anomalib_crad.export.checks import scores_left_raw
+from anomalib_crad.export.cleanup import is_any_of, module_of
+from anomalib_crad.export.quantization import CALIBRATION_IMAGES, GraphImages
 from anomalib_crad.metrics import ImageAUROC, PixelAUROC
 from anomalib_crad.metrics.evaluation import Evaluation
 from anomalib_crad.prediction import predict
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 HEAD = "model.reconstruction"
 MODELS: dict[str, type[Crad | UniAD]] = {"Crad": Crad, "UniAD": UniAD}
-#: Parts of each model by patterns of modules; the first that fits is an operation's part.
+#: Parts of each model by patterns of modules; an operation belongs to the first part that matches.
 PARTS = {
     "Crad": {
         "backbone": ["model.feature_extractor*"],
@@ -80,12 +80,12 @@ COLUMNS = (
     "scores_within_0.01",
     "map_largest_change",
 )
-EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # processors with bfloat16 use it unasked
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # by default OpenVINO uses bfloat16 on processors that have it
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model says of the test set.
+    """Results of one model on the test set.
 
     Attributes:
         mean: Metrics, as means over the categories.
@@ -145,11 +145,11 @@ def checkpoint_model(trained: Crad | UniAD, datamodule: MVTec) -> Predict:
     """Predict the test set through anomalib's engine.
 
     Args:
-        trained: The model, its scores left raw.
+        trained: The model, which leaves scores raw.
         datamodule: The data.
 
     Returns:
-        What was predicted, by the path of the image.
+        A function that looks an image's prediction up by its path.
     """
     found = {Path(p.image_path).resolve(): p for p in predict(trained, datamodule, None, accelerator="cpu")}
 
@@ -164,7 +164,7 @@ def checkpoint_model(trained: Crad | UniAD, datamodule: MVTec) -> Predict:
 def models(
     trained: Crad | UniAD, datamodule: MVTec, folder: Path, images: Sequence[np.ndarray]
 ) -> Iterator[tuple[str, Callable[[], Predict]]]:
-    """List what is measured.
+    """List the models to measure.
 
     Args:
         trained: The model of the checkpoint.
@@ -173,7 +173,7 @@ def models(
         images: Inputs to find the ranges of values with.
 
     Yields:
-        A name, and what makes the model.
+        A name, and a function that makes the model.
     """
     path = trained.to_openvino(folder, raw_scores=True)
 
@@ -273,11 +273,11 @@ def measure(predict_row: Predict, images: GraphImages) -> Measured:
 
 
 def compare(model: Measured, reference: Measured) -> dict[str, float]:
-    """Put a model beside the checkpoint.
+    """Compare a model with the checkpoint.
 
     Args:
-        model: What the model says.
-        reference: What the checkpoint says.
+        model: Results of the model.
+        reference: Results of the checkpoint.
 
     Returns:
         Metrics, their changes in points of a hundred, changes of scores relative to them, and the largest change of a

@@ -3,7 +3,7 @@
 """How fast Crad is in PyTorch, ONNX Runtime and OpenVINO: backbone, head and whole model, beside the processor's peak.
 
 Weights are random with the scale of trained ones (``random_crad``); time does not depend on their values. Run it on a
-quiet machine with ``python tests/benchmarks/inference.py --output inference.csv``; ``--profile`` says where OpenVINO
+quiet machine with ``python tests/benchmarks/inference.py --output inference.csv``; ``--profile`` shows where OpenVINO
 spends the time of the whole model.
 """
 
@@ -31,7 +31,7 @@ from random_crad import preprocessed, random_crad, random_images, with_plain_rea
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_crad.export.node_names import module_of, name_nodes_by_module
+from anomalib_crad.export.cleanup import module_of, name_nodes_by_module
 from anomalib_crad.export.quantization import quantize
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model that is measured by itself.
+    """A part of a model that is measured on its own.
 
     Attributes:
-        name: Its name.
-        module: What is run.
-        inputs: Makes a batch of inputs.
+        name: Name of the part.
+        module: The part.
+        inputs: Makes a batch of inputs of a given size.
         prefix: Path of the module in the whole model.
     """
 
@@ -133,7 +133,7 @@ def matrix_product_peak(threads: int, side: int = 2048, repeats: int = 15) -> fl
         repeats: Runs, of which the fastest counts. Defaults to ``15``.
 
     Returns:
-        Operations a second.
+        Operations per second.
     """
     left, right = torch.rand(side, side), torch.rand(side, side)
     image = opset13.parameter([side, side], np.float32)
@@ -148,11 +148,11 @@ def matrix_product_peak(threads: int, side: int = 2048, repeats: int = 15) -> fl
 
 
 def measure_all(options: argparse.Namespace, peak: float) -> Iterator[dict[str, Any]]:
-    """Measure every combination that was asked for.
+    """Measure every combination of the options.
 
     Args:
         options: Command-line options.
-        peak: Operations a second of a matrix product.
+        peak: Operations per second of a matrix product.
 
     Yields:
         A row of the table.
@@ -160,7 +160,7 @@ def measure_all(options: argparse.Namespace, peak: float) -> Iterator[dict[str, 
     size = (options.image_size[0], options.image_size[1])
     for backbone in options.backbones:
         for name in options.models:
-            # The backbone is the same whatever the head.
+            # The backbone is the same for every head.
             model = random_crad(BACKBONES[backbone], WIDTHS[name], size)
             plain = with_plain_reads(random_crad(BACKBONES[backbone], WIDTHS[name], size))
             for part, plain_part in zip(parts(model, size), parts(plain, size), strict=True):
@@ -175,14 +175,14 @@ def measure_all(options: argparse.Namespace, peak: float) -> Iterator[dict[str, 
 
 
 def parts(model: Crad, size: tuple[int, int]) -> list[Part]:
-    """Take a model apart.
+    """List the parts of a model.
 
     Args:
         model: The model.
         size: Height and width of its images.
 
     Returns:
-        Backbone, head and the whole with pre- and post-processing.
+        Backbone, head, and the whole model with pre- and post-processing.
     """
     extractor, head = model.model.feature_extractor, model.model.reconstruction
 
@@ -205,7 +205,7 @@ class Runners:
 
     Args:
         part: The part.
-        plain: The same part as a plain transcription.
+        plain: The same part, transcribed plainly.
         model: The model that it is a part of.
         folder: Where exported files go.
         threads: Threads to use.
@@ -227,7 +227,7 @@ class Runners:
             batch: The input.
 
         Returns:
-            What is timed.
+            The function to time.
         """
         if runtime in {PLAIN, EAGER, "torch.compile"}:
             module = (self.plain if runtime == PLAIN else self.part).module
@@ -271,7 +271,7 @@ class Runners:
         return openvino.convert_model(self.onnx_path())
 
     def kept_modules(self) -> list[str]:
-        """Modules that stay in floating point, by their names in the part."""
+        """List the modules that stay in floating point, by their names in the part."""
         kept = self.model.floating_point_modules
         if not self.part.prefix:
             return list(kept)
@@ -280,10 +280,10 @@ class Runners:
         ]
 
 
-def _compiled(module: nn.Module) -> Any:  # noqa: ANN401  # what torch.compile makes of a module
-    """Compile for one shape, as the other runtimes do, and forget what was compiled before.
+def _compiled(module: nn.Module) -> Any:  # noqa: ANN401  # the result of torch.compile
+    """Compile for one shape, as the other runtimes do, after discarding earlier compilations.
 
-    After a number of models of the same code torch gives up and runs the plain module, which must not be timed instead.
+    After several models of the same code torch would give up and run the plain module, which would be timed instead.
     """
     torch.compiler.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -300,7 +300,7 @@ def _torch_runner(module: Any, batch: torch.Tensor) -> Callable[[], object]:  # 
 
 def _settings(threads: int, **further: str) -> dict[str, Any]:
     return {
-        "INFERENCE_PRECISION_HINT": "f32",  # processors with bfloat16 use it unasked
+        "INFERENCE_PRECISION_HINT": "f32",  # by default OpenVINO uses bfloat16 on processors that have it
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         **further,
@@ -333,7 +333,7 @@ def _measure_part(part: Part, runners: Runners, options: argparse.Namespace, pea
 
 
 def _times(run: Callable[[], object], repeats: int, least_seconds: float) -> list[float]:
-    """Seconds of single runs."""
+    """Return the seconds of single runs."""
     times: list[float] = []
     while len(times) < repeats or sum(times) < least_seconds:
         begin = time.perf_counter()

@@ -27,8 +27,9 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from anomalib_crad import Crad, MVTec, UniAD
-from anomalib_crad.export.node_names import module_of
-from anomalib_crad.export.raw_scores import scores_left_raw
+from anomalib_crad.export import exportable
+from anomalib_crad.export.checks import scores_left_raw
+from anomalib_crad.export.cleanup import module_of
 from anomalib_crad.post_processing import read_thresholds
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 OUTPUTS = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
 SIZES = [(32, 32), (64, 64), (45, 90), (20, 24)]
-EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # processors with bfloat16 use it unasked
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # by default OpenVINO uses bfloat16 on processors that have it
 #: What the trainer says that anomalib's engine makes.
 LIGHTNING = ("GPU available", "TPU available", "💡 Tip")
 #: Modules whose weights 8 bits do not spoil.
@@ -517,6 +518,31 @@ def test_an_export_that_breaks_leaves_the_earlier_one(
     with pytest.raises(RuntimeError, match="no room"):
         model.to_openvino(tmp_path, raw_scores=True)
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def test_openvino_is_checked_written_and_given_thresholds_once(
+    model: Crad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def count(module: Any, name: str) -> None:  # noqa: ANN401
+        function = getattr(module, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counted)
+
+    for name in ("check_is_trained", "name_nodes_by_module", "add_thresholds", "write_thresholds"):
+        count(exportable, name)
+    count(openvino, "save_model")
+    options = {"raw_scores": True, "verbose": False}
+    path = model.to_openvino(tmp_path, compression_type=CompressionType.FP16, onnx_kwargs=options)
+    assert calls == ["check_is_trained", "name_nodes_by_module", "add_thresholds", "save_model"]
+    assert options == {"raw_scores": True, "verbose": False}
+    assert path.read_text(encoding="utf-8").count("<category_thresholds") == 1
+    assert not read_thresholds(path).normalized
 
 
 @pytest.mark.parametrize("size", [None, (32, 32)])

@@ -7,7 +7,7 @@ and exports are the same and are here. anomalib lists direct subclasses of ``Ano
 and a model is ``class Model(FeatureReconstruction, AnomalibModule)``.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib import LearningType
@@ -19,15 +19,19 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
-from anomalib_crad.export.exportable import Exporting
+from anomalib_crad.export.checks import fingerprint
+from anomalib_crad.export.exportable import Exportable
 from anomalib_crad.metrics import CategoryEvaluator
 from anomalib_crad.models.components.architecture import ArchitectureCheck
 from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise
 from anomalib_crad.models.components.training import TrainingDefaults
 from anomalib_crad.post_processing import CategoryPostProcessor
 
+if TYPE_CHECKING:
+    from anomalib_crad.models.components.features import MultiScaleFeatures
 
-class FeatureReconstruction(Exporting, ArchitectureCheck, TrainingDefaults):
+
+class FeatureReconstruction(Exportable, ArchitectureCheck, TrainingDefaults):
     """Mixin for an ``AnomalibModule``; what its bases ask for must be set too.
 
     Attributes:
@@ -37,6 +41,29 @@ class FeatureReconstruction(Exporting, ArchitectureCheck, TrainingDefaults):
     """
 
     loss: nn.Module
+
+    @property
+    def trained_module(self) -> nn.Module:
+        """The head; the backbone is frozen."""
+        return cast("nn.Module", self.model.reconstruction)
+
+    def note_initial_head(self) -> None:
+        """Remember what the head holds before anything is learnt or loaded."""
+        self.initial_fingerprint = fingerprint(self.trained_module)
+
+    def fetch_weights(self) -> None:
+        """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""
+        cast("MultiScaleFeatures", self.model.feature_extractor).load_weights()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what the head held when it was built."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["initial_head"] = self.initial_fingerprint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what the head held when it was built."""
+        super().on_load_checkpoint(checkpoint)
+        self.initial_fingerprint = checkpoint.get("initial_head")
 
     @property
     def learning_type(self) -> LearningType:

@@ -28,7 +28,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
 
-from anomalib_crad.export.exportable import Exporting
+from anomalib_crad.export.exportable import Exportable
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
 from anomalib_crad.models.components.features import plain_layers
 from anomalib_crad.models.components.image_size import resize_and_normalise, resolve_image_size
@@ -113,7 +113,7 @@ class Crad(FeatureReconstruction, AnomalibModule):
     # All but the fusion's blocks: 98 % of the head's multiply-adds, and the only large part that 8 bits do not spoil
     # (docs/benchmarks/int8.md).
     floating_point_modules = (
-        *Exporting.floating_point_modules,
+        *Exportable.floating_point_modules,
         "model.reconstruction.*_memory*",
         "model.reconstruction.fusion.recover",
     )

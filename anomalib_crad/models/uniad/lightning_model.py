@@ -28,7 +28,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
 
-from anomalib_crad.export.exportable import Exporting
+from anomalib_crad.export.exportable import Exportable
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
 from anomalib_crad.models.components.features import plain_layers
 from anomalib_crad.models.components.image_size import resize_and_normalise, resolve_image_size
@@ -103,7 +103,7 @@ class UniAD(FeatureReconstruction, AnomalibModule):
     gradient_clip_norm = 0.1
     # The output projection gives the reconstruction itself, as Crad's last convolution does, on which 8 bits show most;
     # the input projection takes in the whole range of the features. The two are 2 % of the head's multiply-adds.
-    floating_point_modules = (*Exporting.floating_point_modules, "model.reconstruction.*_projection")
+    floating_point_modules = (*Exportable.floating_point_modules, "model.reconstruction.*_projection")
     lr_step_share = 0.8  # step 800 of the paper's 1000 epochs
 
     def __init__(

@@ -4,9 +4,10 @@
 //
 //   predict PACKAGE IMAGE [HEAT_MAP.png]
 //
-// Prints score and label as the Python example does, and writes the heat map as a grey picture, 0 to 255 for 0 to 1.
-// IMAGE is PNG or JPEG, read as for the training: of 16-bit colours the upper 8 bits count, 16-bit grey is refused, alpha
-// and gamma are left out. It may have any size, since the model resizes by itself. Exit code: 0, or 1 after an error.
+// Prints score and label as the Python example does, and writes the heat map as a grey picture with 0 to 255 for 0 to
+// 1. IMAGE is PNG or JPEG and is read as training reads it: 16-bit colours lose their lower 8 bits, 16-bit grey is
+// refused, alpha and gamma are ignored. It may have any size, because the model resizes. Exit code: 0, or 1 after an
+// error.
 
 #include <algorithm>
 #include <cctype>
@@ -43,7 +44,7 @@ struct Image {
     throw std::runtime_error("'" + path.string() + "': " + reason);
 }
 
-// Opens a file that is closed on every way out.
+// Opens a file, which is closed however the caller returns.
 std::unique_ptr<std::FILE, int (*)(std::FILE*)> open_file(const fs::path& path) {
     std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.string().c_str(), "rb"), &std::fclose);
     if (!file) {
@@ -52,7 +53,8 @@ std::unique_ptr<std::FILE, int (*)(std::FILE*)> open_file(const fs::path& path) 
     return file;
 }
 
-// libpng and libjpeg are C: they leave their functions by longjmp, over frames that own nothing.
+// libpng and libjpeg are C libraries: they report errors by longjmp, which runs no destructors. The functions that are
+// skipped by the jump therefore own nothing.
 struct PngReader {
     std::string message;
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, &jump_out, &ignore);
@@ -113,7 +115,7 @@ Image read_png(const fs::path& path) {
 
 #ifdef WITH_JPEG
 struct JpegErrors {
-    jpeg_error_mgr manager{};  // first, since libjpeg knows the whole by its address
+    jpeg_error_mgr manager{};  // first, because libjpeg only passes its address
     std::jmp_buf jump{};
     char message[JMSG_LENGTH_MAX] = "";
 };
@@ -124,7 +126,7 @@ void jump_out(j_common_ptr info) {
     std::longjmp(errors->jump, 1);
 }
 
-// libjpeg only warns where a file breaks off, and fills the rest with grey, which would be scored like an image.
+// If a file is truncated, libjpeg only warns and fills the rest with grey, which would get a score like an image.
 void jump_out_of_damage(j_common_ptr info, int level) {
     if (level < 0) {
         jump_out(info);
@@ -187,7 +189,7 @@ Image read_image(const fs::path& path) {
 #endif
 }
 
-// The graph wants numbers from 0 to 1, channels first. Compiled into it, the conversion costs no copy here.
+// The graph expects numbers from 0 to 1, channels first. The conversion is compiled into it, which saves a copy here.
 std::shared_ptr<ov::Model> take_bytes(std::shared_ptr<ov::Model> model) {
     ov::preprocess::PrePostProcessor steps(model);
     steps.input().tensor().set_element_type(ov::element::u8).set_layout("NHWC");
@@ -215,7 +217,7 @@ void write_heat_map(const fs::path& path, const ov::Tensor& map) {
 void run(const fs::path& package, const fs::path& image_path, const fs::path& heat_map) {
     Image image = read_image(image_path);
     ov::Core core;
-    // f32: processors with bfloat16 use it unasked, which is faster and three digits short.
+    // f32: by default OpenVINO uses bfloat16 on processors that have it, which is faster and loses three digits.
     ov::CompiledModel model = core.compile_model(take_bytes(core.read_model((package / "1" / "model.xml").string())),
                                                  "CPU",
                                                  ov::hint::inference_precision(ov::element::f32),

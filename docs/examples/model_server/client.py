@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ask OpenVINO Model Server about an image, with NumPy, Pillow and the standard library.
+"""Ask OpenVINO Model Server for score and label of an image, with NumPy, Pillow and the standard library.
 
-A package is laid out as the server wants a model, so it is served as it is:
+A package has the layout that the server expects of a model:
 
     docker run --rm -p 8000:8000 -v "$PWD/PACKAGE:/model:ro" openvino/model_server:latest \
         --model_name crad --model_path /model --rest_port 8000 \
@@ -10,7 +10,7 @@ A package is laid out as the server wants a model, so it is served as it is:
     pip install numpy pillow
     python client.py IMAGE [--url http://localhost:8000] [--model crad]
 
-Speaks the KServe protocol, version 2: a head in JSON, the pixels behind it as raw numbers.
+The client speaks the KServe protocol, version 2: a header in JSON, followed by the pixels as raw numbers.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def main() -> None:
     url = f"{options.url}/v2/models/{quote(options.model)}/infer"
     try:
         score, anomalous = ask(url, pixels)
-    except OSError as error:  # nobody answers, or with an error of HTTP
+    except OSError as error:  # no answer, or an HTTP error
         raise SystemExit(f"error: {url}: {error}") from error
     print(f"score: {score:.6f}")
     print(f"label: {'anomalous' if anomalous else 'normal'}")
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as the training does.
+    """Read an image as training does.
 
     Args:
         path: The file.
@@ -57,7 +57,7 @@ def read_image(path: Path) -> np.ndarray:
             if image.mode == "F" or image.mode.startswith("I"):
                 raise SystemExit(f"error: '{path}': grey of more than 8 bits; convert it to 8 bits, as for training")
             return np.asarray(image.convert("RGB"), np.float32) / 255
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's, by format and damage
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow raises any of these
         raise SystemExit(f"error: '{path}': {error}") from error
 
 
@@ -65,11 +65,11 @@ def ask(url: str, pixels: np.ndarray) -> tuple[float, bool]:
     """Send one image and return its score and label.
 
     Args:
-        url: Where the model answers.
+        url: URL of the model's ``infer`` endpoint.
         pixels: 1 x 3 x height x width numbers from 0 to 1, red first.
 
     Returns:
-        Score in (0, 1), and whether it is anomalous by the package's threshold and sensitivity.
+        Score in (0, 1), and whether the image is anomalous by the package's threshold and sensitivity.
     """
     head = json.dumps({
         "inputs": [

@@ -5,8 +5,8 @@
     pip install openvino numpy pillow
     python predict.py PACKAGE IMAGE [--category NAME] [--heat-map FILE.png]
 
-Prints score and label, and writes the heat map as a grey picture, 0 to 255 for 0 to 1. With a category, that category's
-own threshold decides.
+Prints score and label, and writes the heat map as a grey picture with 0 to 255 for 0 to 1. ``--category`` applies that
+category's own threshold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
 
     pixels = read_image(options.image)
-    # f32: processors with bfloat16 use it unasked, which is faster and three digits short.
+    # f32: by default OpenVINO uses bfloat16 on processors that have it, which is faster and loses three digits.
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     model = openvino.Core().compile_model(options.package / "1" / "model.xml", options.device, config)
     outputs = model(pixels.transpose(2, 0, 1)[None])  # 1 x 3 x height x width; the model resizes by itself
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as the training does.
+    """Read an image as training does.
 
     Args:
         path: The file.
@@ -64,21 +64,21 @@ def read_image(path: Path) -> np.ndarray:
             if image.mode == "F" or image.mode.startswith("I"):
                 raise SystemExit(f"error: '{path}': grey of more than 8 bits; convert it to 8 bits, as for training")
             return np.asarray(image.convert("RGB"), np.float32) / 255
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's, by format and damage
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow raises any of these
         raise SystemExit(f"error: '{path}': {error}") from error
 
 
 def rescale(value: float | np.ndarray, level: str, category: str, thresholds: dict) -> float | np.ndarray:
-    """Move from the threshold of all categories, which the model uses, to a category's own.
+    """Convert from the threshold of all categories, which the model uses, to a category's own.
 
     Args:
-        value: Score or map in (0, 1), as the model returned it.
+        value: Score or map in (0, 1) from the model.
         level: ``"image"`` for scores, ``"pixel"`` for maps.
         category: Name of the category.
-        thresholds: That section of ``metadata.json``.
+        thresholds: Section ``thresholds`` of ``metadata.json``.
 
     Returns:
-        Score or map in (0, 1), where 0.5 is the category's threshold; unchanged where the level has no threshold.
+        Score or map in (0, 1), where 0.5 is the category's threshold; unchanged if the level has no threshold.
     """
     if category not in thresholds["categories"]:
         known = ", ".join(thresholds["categories"]) or "none, as the model was trained with one threshold for all"

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
-from typing import TYPE_CHECKING
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -128,3 +131,46 @@ def test_bad_arguments_are_plain_errors(model: EdgeModel, images: Path, tmp_path
     with pytest.raises(ValueError, match="Found 0 images"):
         stream_folder(model, tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_whatever_is_wrong_with_one_image_costs_its_row_only(
+    model: EdgeModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "images"
+    save_image(folder / "a.png", 60)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    long_name = "m" * 248 + ".png"
+    save_image(folder / long_name, 200)
+    save_image(folder / "z.png", 60)
+    with caplog.at_level(logging.WARNING):
+        summary = stream_folder(model, folder, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "results.csv").set_index("image")
+    assert list(table.index) == ["a.png", "gone.png", "loop.png", long_name, "z.png"]
+    assert (summary.images, summary.skipped) == (3, 2)
+    assert table["error"].notna().tolist() == [False, True, True, True, False]
+    assert table["label"][long_name] == "anomalous"
+    assert table["error"][long_name] == "No picture: File name too long."
+    assert len(caplog.messages) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow only Unicode in names of files")
+def test_a_name_that_is_not_unicode_is_escaped(model: EdgeModel, tmp_path: Path) -> None:
+    save_image(tmp_path / "images" / "a.png", 60)
+    save_image(tmp_path / "images" / "a.png", 60).rename(tmp_path / "images" / os.fsdecode(b"b\xff.png"))
+    summary = stream_folder(model, tmp_path / "images", tmp_path / "out")
+    assert summary.images == 1
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert table["image"].tolist() == ["b\\udcff.png"]
+    assert table["overlay"].tolist() == ["overlays/b\\udcff.png.jpg"]
+
+
+def test_a_disk_that_takes_no_picture_ends_the_run(
+    model: EdgeModel, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        stream_folder(model, images, tmp_path / "out")

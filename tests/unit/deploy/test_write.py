@@ -8,8 +8,11 @@ import copy
 import logging
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
+import pandas as pd
 import pytest
 import torch
 from anomalib import LearningType
@@ -19,16 +22,17 @@ from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from PIL import Image
 
-from anomalib_crad import Crad
+from anomalib_crad import Crad, MVTec
 from anomalib_crad.deploy import EdgePackage, verify_package, write, write_package
 from anomalib_crad.deploy.checkpoint import load_trained_model
-from anomalib_crad.deploy.package_readme import package_readme
+from anomalib_crad.deploy.package import package_readme
+from anomalib_crad.deploy.write import categories_of, choose_sample
 from anomalib_crad.post_processing import CategoryPostProcessor, Thresholds
 from anomalib_crad.post_processing.rules import Threshold
 from anomalib_crad.post_processing.thresholds import LevelThresholds
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from anomalib.data import AnomalibDataModule
 
 FOUND = Thresholds(
     LevelThresholds(Threshold(10, 4), Threshold(10, 4)),
@@ -255,3 +259,37 @@ def _copy_instead_of_export(monkeypatch: pytest.MonkeyPatch, model: AnomalibModu
         return root / "model.xml"
 
     monkeypatch.setattr(model, "to_openvino", copy_files)
+
+
+class StandIn(SimpleNamespace):
+    """A datamodule that has its images once it was prepared and set up."""
+
+    prepared = False
+
+    def prepare_data(self) -> None:
+        self.prepared = True
+
+    def setup(self) -> None:
+        assert self.prepared
+        self.test_data = SimpleNamespace(samples=self.samples)
+
+
+def datamodule(labels: list[int], category: str = "") -> AnomalibDataModule:
+    samples = pd.DataFrame({"image_path": [f"{i}.png" for i in range(len(labels))], "label_index": labels})
+    return cast("AnomalibDataModule", StandIn(samples=samples, category=category, name="Set"))
+
+
+def test_the_sample_is_anomalous_where_there_is_one() -> None:
+    assert choose_sample(datamodule([0, 0, 1, 1])) == Path("2.png")
+    assert choose_sample(datamodule([0, 0])) == Path("0.png")
+    with pytest.raises(ValueError, match=r"Name one with --sample, or images with --data or --config"):
+        choose_sample(None)
+    with pytest.raises(ValueError, match=r"no test images in Set\. Name an image with --sample"):
+        choose_sample(datamodule([]))
+
+
+def test_names_of_categories(tiny_root: Path) -> None:
+    assert categories_of(None) == ()
+    assert categories_of(MVTec(root=tiny_root, category=["blue", "green"])) == ("blue", "green")
+    assert categories_of(datamodule([0], "bottle")) == ("bottle",)
+    assert categories_of(datamodule([0])) == ("Set",)

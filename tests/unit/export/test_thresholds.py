@@ -11,9 +11,10 @@ import openvino
 import pytest
 import torch
 from anomalib.data import InferenceBatch
+from openvino import opset13
 from torch import Tensor, nn
 
-from anomalib_crad.export.thresholds import ExportedThresholds
+from anomalib_crad.export.thresholds import ExportedThresholds, add_thresholds
 from anomalib_crad.post_processing import CategoryPostProcessor, Thresholds, read_thresholds, write_thresholds
 from anomalib_crad.post_processing.rules import Threshold
 from anomalib_crad.post_processing.thresholds import LevelThresholds
@@ -151,3 +152,15 @@ def test_wrong_paths_are_named(tmp_path: Path) -> None:
         write_thresholds(tmp_path / "model.pt", None)
     with pytest.raises(FileNotFoundError, match="Export the model first"):
         read_thresholds(tmp_path / "model.xml")
+
+
+def test_a_graph_gets_thresholds_before_it_is_saved(tmp_path: Path) -> None:
+    image = opset13.parameter([1, 3, 2, 2], np.float32)
+    graph = openvino.Model([opset13.relu(image)], [image])
+    add_thresholds(graph, None)
+    openvino.save_model(graph, tmp_path / "without.xml")
+    with pytest.raises(ValueError, match="holds no thresholds"):
+        read_thresholds(tmp_path / "without.xml")
+    add_thresholds(graph, Model().post_processor)
+    openvino.save_model(graph, tmp_path / "with.xml")
+    assert read_thresholds(tmp_path / "with.xml").thresholds == FOUND

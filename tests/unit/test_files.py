@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files of an export appear whole or not at all."""
+"""Files appear whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from anomalib.deploy import ExportType
 
-from anomalib_crad.export.whole_files import write_whole
+from anomalib_crad.export.exportable import staged_export
+from anomalib_crad.files import staged_file, staged_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,12 @@ def writer(xml: str, weights: str = "weights", *, breaks: bool = False, name: st
         return folder / f"{name}.xml"
 
     return write
+
+
+def write_whole(export_root: Path, export_type: ExportType, write: Callable[[Path], Path]) -> Path:
+    with staged_export(export_root, export_type) as root:
+        path = write(root)
+    return export_root / path.relative_to(root)
 
 
 def never(root: Path) -> Path:
@@ -106,3 +113,77 @@ def test_a_read_only_folder_is_refused_before_anything_is_done(tmp_path: Path, m
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     with pytest.raises(PermissionError, match=r"cannot be written to \(Permission denied"):
         write_whole(tmp_path, ExportType.ONNX, never)
+
+
+def test_the_folder_appears_when_all_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "above" / "folder"
+    with staged_folder(target) as whole:
+        (whole / "file").write_text("content")
+        assert not target.exists()
+    assert (target / "file").read_text() == "content"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_nothing_is_left_of_a_run_that_breaks_off(tmp_path: Path) -> None:
+    def break_off() -> None:
+        with staged_folder(tmp_path / "folder") as whole:
+            (whole / "half").write_text("con")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_already_stays(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileExistsError, match=r"exists already\. Delete it"), staged_folder(tmp_path / "folder"):
+        pass
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_a_read_only_folder_for_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    # Permissions do not stop the administrator, who may run these tests.
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(OSError, match=r"Cannot write into '.*Permission denied.*mend its permissions"):
+        staged_folder(tmp_path / "folder").__enter__()  # noqa: PLC2801 - never entered
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Cannot write into"):
+        staged_folder(tmp_path / "file" / "folder").__enter__()  # noqa: PLC2801 - never entered
+
+
+def test_a_broken_folder_leaves_no_folders_above_it(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "new" / "folder"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_replaces_its_predecessor_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "result.json"
+    for content in ("old", "new"):
+        with staged_file(path) as staged:
+            staged.write_text(content)
+            assert path.exists() is (content == "new")
+        assert path.read_text() == content
+    assert names(path.parent) == ["result.json"]
+
+
+def test_a_broken_file_leaves_its_predecessor(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with staged_file(path) as staged:
+            staged.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["result.json"]
