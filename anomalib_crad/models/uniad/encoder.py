@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from anomalib_crad.models.uniad.attention import Attention
+from anomalib_crad.models.components.transformer import Attention
 from anomalib_crad.models.uniad.blocks import AddAndNorm, FeedForward
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from anomalib_crad.models.components.torch_model import ReconstructionModel
-from anomalib_crad.models.uniad.attention import Attention, neighbor_mask
-from anomalib_crad.models.uniad.decoder import Decoder
+from anomalib_crad.models.components.transformer import Attention, neighbor_mask
+from anomalib_crad.models.uniad.transformer import Decoder
 from anomalib_crad.models.uniad.encoder import Encoder
 from anomalib_crad.models.uniad.jitter import JITTER_PROBABILITY, JITTER_SCALE, FeatureJitter
 from anomalib_crad.models.uniad.position import PositionEmbedding

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_crad.models.uniad.attention import Attention, neighbor_mask
+from anomalib_crad.models.components.transformer import Attention, neighbor_mask
 
 
 def test_a_token_sees_all_but_the_window_around_itself() -> None:
