@@ -34,6 +34,8 @@ def test_training_and_prediction_can_start_from_features() -> None:
 
     prediction, same = network.eval()(images), network.prediction(features)
     assert isinstance(prediction, InferenceBatch)
+    assert prediction.anomaly_map is not None
+    assert same.anomaly_map is not None
     assert torch.equal(prediction.anomaly_map, same.anomaly_map)
 
 
