@@ -222,8 +222,6 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
 
         Args:
             batch: Normal images.
-            *args: More of what Lightning passes.
-            **kwargs: More of what Lightning passes.
 
         Returns:
             The loss.
@@ -252,8 +250,6 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
 
         Args:
             batch: Images.
-            *args: More of what Lightning passes.
-            **kwargs: More of what Lightning passes.
 
         Returns:
             The batch with predictions.
