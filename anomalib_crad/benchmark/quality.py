@@ -33,7 +33,7 @@ from anomalib_crad.benchmark.cells import describe_error
 from anomalib_crad.benchmark.common_score import CommonScoreEvaluator
 from anomalib_crad.benchmark.cost import load_average, peak_memory
 from anomalib_crad.models.components.image_size import resize_and_normalise
-from anomalib_crad.models.components.training import TrainingDefaults
+from anomalib_crad.models.components.lightning_model import FeatureReconstruction
 from anomalib_crad.provenance import plain
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _check_own_limit(model: AnomalibModule) -> None:
     """Refuse a model without a limit to its training, for which Lightning's default of 1000 epochs would hold."""
     limited = {"max_epochs", "max_steps"} & set(model.trainer_arguments)
     untrained = model.learning_type in {LearningType.ZERO_SHOT, LearningType.FEW_SHOT}
-    if not (limited or untrained or isinstance(model, TrainingDefaults)):
+    if not (limited or untrained or isinstance(model, FeatureReconstruction)):
         msg = f"{type(model).__name__} sets no limit to its training, which would run 1000 epochs: set max_epochs."
         raise ValueError(msg)
 

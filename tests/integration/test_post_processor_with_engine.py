@@ -242,6 +242,8 @@ def test_an_exported_model_agrees_and_carries_its_thresholds(
         raw = model.model(model.pre_processor(item.image[None]))  # type: ignore[misc]
     for category in (None, *CATEGORIES):
         expected = post_processor_of(model)(raw, category=category)
+        assert exported.pred_score is not None
+        assert exported.anomaly_map is not None
         found = stored.predict(category, exported.pred_score, exported.anomaly_map)
         assert found.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=1e-4)
         assert found.pred_label.item() == expected.pred_label.item()
