@@ -21,13 +21,14 @@ from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
 from anomalib_crad.export.exportable import Exportable
+from anomalib_crad.freed_memory import keep_freed_memory, return_freed_memory
 from anomalib_crad.metrics import CategoryEvaluator
 from anomalib_crad.models.components.checkpoints import (
     DeprecatedArgumentWarning,
@@ -37,6 +38,7 @@ from anomalib_crad.models.components.checkpoints import (
     plain_data,
     rename_tensors,
 )
+from anomalib_crad.models.components.feature_cache import FeatureBatch, FeatureCache
 from anomalib_crad.models.components.features import image_statistics
 from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise, resolve_image_size
 from anomalib_crad.models.components.torch_model import ReconstructionModel, TrainingOutput
@@ -61,8 +63,8 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
     """Mixin for an ``AnomalibModule`` that trains a head on frozen features.
 
     A model's constructor calls this one first, then sets ``self.model``. It must have the arguments ``backbone``,
-    ``image_size``, ``max_epochs``, ``lr_step`` and ``seed``, which are read from ``self.hparams`` here, and it must
-    define ``configure_optimizers``.
+    ``image_size``, ``max_epochs``, ``lr_step``, ``seed`` and ``feature_cache``, which are read from ``self.hparams``
+    here, and it must define ``configure_optimizers``.
 
     Args:
         image_size: Height and width of the images that the network sees, or ``None``: the size that ``pre_processor``
@@ -153,6 +155,12 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         """Metrics of each category and their mean, on raw scores."""
         return CategoryEvaluator()
 
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Components that are callbacks, and the cache of features unless it is switched off or the trainer has one."""
+        callbacks = list(super().configure_callbacks())  # type: ignore[arg-type]  # anomalib returns a list
+        has_cache = any(isinstance(callback, FeatureCache) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return callbacks if has_cache or not self.hparams["feature_cache"] else [*callbacks, FeatureCache()]
+
     @property
     def trainer(self) -> Trainer:
         """The trainer that runs this model."""
@@ -169,6 +177,8 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
     def setup(self, stage: str) -> None:
         """Before a training: fix the seed, and fetch the backbone's weights unless a checkpoint brings its own."""
         super().setup(stage)
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         if stage != TrainerFn.FITTING:
             return
         seed = self.hparams["seed"]
@@ -176,6 +186,12 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
             seed_training(seed, self.global_rank)
         if self.trainer.ckpt_path is None:
             self.fetch_weights()
+
+    def teardown(self, stage: str) -> None:
+        """Return the memory that was kept for this run."""
+        super().teardown(stage)
+        if self.trainer.strategy.root_device.type == "cpu":
+            return_freed_memory()
 
     def fetch_weights(self) -> None:
         """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""
@@ -206,18 +222,20 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         """Note that the training has gone on since its checkpoint."""
         self._random_state.on_batch_start()
 
-    def training_output(self, batch: ImageBatch) -> TrainingOutput:
+    def training_output(self, batch: ImageBatch | FeatureBatch) -> TrainingOutput:
         """Run the network on a batch of training images.
 
         Args:
-            batch: Normal images.
+            batch: Normal images, or their features.
 
         Returns:
             Features, reconstruction, and the loss by its terms.
         """
+        if isinstance(batch, FeatureBatch):
+            return self.model.training_output(batch.features)
         return self.model(batch.image)
 
-    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401, ARG002  # Lightning's
+    def training_step(self, batch: ImageBatch | FeatureBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401, ARG002  # Lightning's
         """Compute the loss of a batch of normal images.
 
         It is logged as ``train_loss``, and if it has several terms, each is logged as ``train_loss/NAME``, too.

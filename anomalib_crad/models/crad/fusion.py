@@ -18,6 +18,8 @@ from torch import nn
 
 from anomalib_crad.models.components.checkpoints import rename_tensors
 
+from .block_training import BatchStatistics, InvertedResidualTraining
+
 SQUEEZE_REDUCTION = 4
 #: Names of squeeze-and-excite's tensors up to version 0.1, and today's.
 RENAMED_TENSORS = {r"\.gate\.1\.weight": ".fc1.weight", r"\.gate\.3\.weight": ".fc2.weight"}
@@ -57,7 +59,36 @@ class InvertedResidual(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Apply the block to features B x channels x H x W; the shape stays."""
+        if self._trains_on_cpu(features):
+            return self._training_pass(features)
         return features + self.project(self.depthwise(self.expand(features)))
+
+    def _trains_on_cpu(self, features: torch.Tensor) -> bool:
+        """Tell whether the block can use :class:`.block_training.InvertedResidualTraining`.
+
+        Norms that work across processes, mixed precision and compilers have ways of their own.
+        """
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and features.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and all(type(norm) is nn.BatchNorm2d and norm.training for norm in self._norms())
+        )
+
+    def _training_pass(self, features: torch.Tensor) -> torch.Tensor:
+        norms = self._norms()
+        # The parameters are registered in the order of the block's layers.
+        output, *statistics = InvertedResidualTraining.apply(features.contiguous(), norms[0].eps, *self.parameters())
+        count = features.numel() // features.shape[1]
+        for norm, mean, variance in zip(norms, statistics[::2], statistics[1::2], strict=True):
+            _update_running_statistics(norm, BatchStatistics(mean, variance), count)
+        return output
+
+    def _norms(self) -> list[nn.BatchNorm2d]:
+        """Norms after the three convolutions; of another class where a strategy has replaced them."""
+        return [self.expand[1], self.depthwise[1], self.project[1]]  # type: ignore[list-item]
 
 
 class Fusion(nn.Module):
@@ -81,6 +112,17 @@ class Fusion(nn.Module):
     def forward(self, global_features: torch.Tensor, local_features: torch.Tensor) -> torch.Tensor:
         """Fuse two B x C x H x W feature maps into one of the same shape."""
         return self.recover(self.blocks(torch.cat((global_features, local_features), dim=1)))
+
+
+@torch.no_grad()
+def _update_running_statistics(norm: nn.BatchNorm2d, batch: BatchStatistics, count: int) -> None:
+    """Do what a batch norm does with the statistics of a batch of ``count`` values by channel."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    share = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
+    norm.running_mean.lerp_(batch.mean, share)
+    norm.running_var.lerp_(batch.variance * (count / max(count - 1, 1)), share)
 
 
 def _rename_old_tensors(_module: nn.Module, state_dict: dict[str, Any], *_: object) -> None:

@@ -77,6 +77,8 @@ class Crad(FeatureReconstruction, AnomalibModule):
             to train, 40 of 50.
         seed: Fixes the initial weights, and at the start of training all random numbers (order of images, jitter,
             workers), so that a run on CPU repeats exactly. Defaults to ``None``: every run differs.
+        feature_cache: Compute the features of the training images once, in a first pass, instead of in every epoch,
+            where no augmentation changes them. Defaults to ``True``.
         pre_processor: Pre-processor, or ``True`` for resizing and normalising as the backbone expects it.
             Defaults to ``True``.
         post_processor: Post-processor, or ``True`` for one threshold at the best F1 and scores that are squashed around
@@ -136,6 +138,7 @@ class Crad(FeatureReconstruction, AnomalibModule):
         max_epochs: int = 50,
         lr_step: int | None = None,
         seed: int | None = None,
+        feature_cache: bool = True,  # noqa: ARG002  # the base reads it
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,

@@ -69,6 +69,8 @@ class UniAD(FeatureReconstruction, AnomalibModule):
             train, 800 of 1000.
         seed: Fixes the initial weights, and at the start of training all random numbers (order of images, jitter,
             dropout, workers), so that a run on CPU repeats exactly. Defaults to ``None``: every run differs.
+        feature_cache: Compute the features of the training images once, in a first pass, instead of in every epoch,
+            where no augmentation changes them. Defaults to ``True``.
         pre_processor: Pre-processor, or ``True`` for resizing and normalising as the backbone expects it.
             Defaults to ``True``.
         post_processor: Post-processor, or ``True`` for one threshold at the best F1 and scores that are squashed around
@@ -119,6 +121,7 @@ class UniAD(FeatureReconstruction, AnomalibModule):
         max_epochs: int = 1000,
         lr_step: int | None = None,
         seed: int | None = None,
+        feature_cache: bool = True,  # noqa: ARG002  # the base reads it
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
