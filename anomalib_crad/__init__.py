@@ -22,27 +22,30 @@ if TYPE_CHECKING:
     from anomalib_crad.data.elpv import Elpv
     from anomalib_crad.data.multi_category import MultiCategory
     from anomalib_crad.data.mvtec import MVTec
+    from anomalib_crad.models.components.feature_cache import FeatureCache
     from anomalib_crad.models.crad.lightning_model import Crad
     from anomalib_crad.models.uniad.lightning_model import UniAD
 
 __version__ = "0.1.0"
 
-__all__ = ["Crad", "Elpv", "MVTec", "MultiCategory", "UniAD"]
-
-_DEFINED_IN = {
+#: Public classes and the modules that define them; the rooms offer their own by this list too.
+PUBLIC_CLASSES = {
     "Crad": "anomalib_crad.models.crad.lightning_model",
     "Elpv": "anomalib_crad.data.elpv",
+    "FeatureCache": "anomalib_crad.models.components.feature_cache",
     "MVTec": "anomalib_crad.data.mvtec",
     "MultiCategory": "anomalib_crad.data.multi_category",
     "UniAD": "anomalib_crad.models.uniad.lightning_model",
 }
 
+__all__ = ["Crad", "Elpv", "FeatureCache", "MVTec", "MultiCategory", "UniAD"]
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
-    if name not in _DEFINED_IN:
+    if name not in PUBLIC_CLASSES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(_DEFINED_IN[name]), name)
+    value = getattr(import_module(PUBLIC_CLASSES[name]), name)
     globals()[name] = value
     return value
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import anomalib.data  # noqa: F401
 
-from anomalib_crad import _DEFINED_IN as _PACKAGE_DEFINED_IN
+import anomalib_crad
 
 if TYPE_CHECKING:
     from anomalib_crad.data.inspection.datamodule import check_datamodule
@@ -32,7 +32,9 @@ _DEFINED_IN = {
 }
 
 # The front of the package names the datamodules, so that a new one needs no line here.
-_DATAMODULES = {name: module for name, module in _PACKAGE_DEFINED_IN.items() if module.startswith(f"{__name__}.")}
+_DATAMODULES = {
+    name: module for name, module in anomalib_crad.PUBLIC_CLASSES.items() if module.startswith(f"{__name__}.")
+}
 _DEFINED_IN.update(_DATAMODULES)
 __all__.extend(_DATAMODULES)
 

@@ -6,3 +6,7 @@
 ``cleanup`` names nodes and quiets logs, ``compression`` and ``quantization`` make files smaller and faster,
 ``thresholds`` stores the thresholds of categories. Nothing here imports a model.
 """
+
+from anomalib_crad.export.thresholds import ExportedThresholds, read_thresholds, write_thresholds
+
+__all__ = ["ExportedThresholds", "read_thresholds", "write_thresholds"]

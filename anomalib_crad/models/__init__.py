@@ -8,24 +8,24 @@ used, for the same reason.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anomalib.models  # noqa: F401
 
-if TYPE_CHECKING:
-    from anomalib_crad.models.crad import Crad
-    from anomalib_crad.models.uniad import UniAD
+import anomalib_crad
 
-__all__ = ["Crad", "UniAD"]
-
-_FOLDERS = {"Crad": "crad", "UniAD": "uniad"}
+# The front of the package names the models, so that a new one needs no line here.
+_DEFINED_IN = {
+    name: module for name, module in anomalib_crad.PUBLIC_CLASSES.items() if module.startswith(f"{__name__}.")
+}
+__all__ = list(_DEFINED_IN)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module attribute
-    if name in _FOLDERS:
-        return getattr(import_module(f"{__name__}.{_FOLDERS[name]}"), name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    if name not in _DEFINED_IN:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_DEFINED_IN[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -27,10 +27,9 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from anomalib_crad import Crad, MVTec, UniAD
-from anomalib_crad.export import exportable
+from anomalib_crad.export import exportable, read_thresholds
 from anomalib_crad.export.checks import scores_left_raw
 from anomalib_crad.export.cleanup import module_of
-from anomalib_crad.post_processing import read_thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

@@ -22,7 +22,8 @@ from anomalib.models import AnomalibModule, Padim
 from anomalib.post_processing import PostProcessor
 
 from anomalib_crad import Crad, MVTec
-from anomalib_crad.post_processing import CategoryPostProcessor, read_thresholds, write_thresholds
+from anomalib_crad.export import read_thresholds, write_thresholds
+from anomalib_crad.post_processing import CategoryPostProcessor
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ PACKAGE = Path(anomalib_crad.__file__).parent
 
 #: From the bottom to the top. ``docs/contributing.md`` explains them.
 FLOORS = (
-    {"files", "provenance", "optional_packages", "plugin"},
+    {"files", "provenance", "optional_packages", "freed_memory", "plugin"},
     {"data"},
     {"recording"},
     {"metrics"},

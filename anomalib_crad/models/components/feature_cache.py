@@ -18,7 +18,7 @@ import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset
@@ -35,10 +35,11 @@ from anomalib_crad.models.components.feature_store import FeatureStore, FileStor
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from anomalib.models.components import AnomalibModule
     from lightning.pytorch import Trainer
     from torch import nn
 
-    from anomalib_crad.models.components.lightning_model import FeatureReconstruction
+    from anomalib_crad.models.components.features import MultiScaleFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class FeatureCache(Callback):
         self._store: FeatureStore | None = None
         self._datamodule: AnomalibDataModule | None = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: FeatureReconstruction) -> None:  # type: ignore[override]
+    def on_fit_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:  # type: ignore[override]
         """Compute the features, unless there is a reason not to, and let the datamodule load them.
 
         Args:
@@ -179,9 +180,9 @@ class FeatureCache(Callback):
             self._store.close()
         self._store = self._datamodule = None
 
-    def _fill(self, trainer: Trainer, model: FeatureReconstruction, images: AnomalibDataset) -> FeatureStore | None:
+    def _fill(self, trainer: Trainer, model: AnomalibModule, images: AnomalibDataset) -> FeatureStore | None:
         """Compute the features or find them in a file; ``None`` where there is no room for them."""
-        extractor = model.model.feature_extractor
+        extractor = _extractor(model)
         shape = (len(images), extractor.out_channels, *extractor.feature_size)
         dtype = torch.float16 if self.half_precision else torch.float32
         size = dtype.itemsize * torch.Size(shape).numel()
@@ -201,9 +202,9 @@ class FeatureCache(Callback):
         logger.info("Features of %d images are cached (%.2f GiB, %s).", len(images), size / GIBIBYTE, store)
         return store
 
-    def _key(self, trainer: Trainer, model: FeatureReconstruction, images: AnomalibDataset) -> str:
+    def _key(self, trainer: Trainer, model: AnomalibModule, images: AnomalibDataset) -> str:
         """Fingerprint of everything that the features depend on."""
-        extractor = model.model.feature_extractor
+        extractor = _extractor(model)
         files = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in images.samples.image_path]
         parts = {
             "images": files,
@@ -220,7 +221,7 @@ class FeatureCache(Callback):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def reason_against(trainer: Trainer, model: FeatureReconstruction) -> str | None:
+def reason_against(trainer: Trainer, model: AnomalibModule) -> str | None:
     """Say why features of a training should not be cached.
 
     Args:
@@ -265,7 +266,7 @@ def first_random(transform: nn.Module | None) -> str | None:
 
 @torch.no_grad()
 def _features(
-    trainer: Trainer, model: FeatureReconstruction, images: AnomalibDataset, rows: Sequence[int]
+    trainer: Trainer, model: AnomalibModule, images: AnomalibDataset, rows: Sequence[int]
 ) -> Generator[tuple[Sequence[int], torch.Tensor], None, None]:
     """Yield rows of the dataset and their features, B x C x H x W, as a training step computes them."""
     datamodule: AnomalibDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -289,8 +290,12 @@ def _features(
         if isinstance(model.pre_processor, PreProcessor):
             model.pre_processor.on_train_batch_start(trainer, model, placed, number)
         with trainer.precision_plugin.train_step_context():
-            features = model.model.feature_extractor(placed.image)
+            features = _extractor(model)(placed.image)
         yield batches[number], features
+
+
+def _extractor(model: AnomalibModule) -> MultiScaleFeatures:
+    return cast("MultiScaleFeatures", model.model.feature_extractor)
 
 
 @contextmanager

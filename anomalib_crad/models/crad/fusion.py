@@ -17,8 +17,7 @@ from timm.layers import SqueezeExcite
 from torch import nn
 
 from anomalib_crad.models.components.checkpoints import rename_tensors
-
-from .block_training import BatchStatistics, InvertedResidualTraining
+from anomalib_crad.models.crad.block_training import BatchStatistics, InvertedResidualTraining
 
 SQUEEZE_REDUCTION = 4
 #: Names of squeeze-and-excite's tensors up to version 0.1, and today's.

@@ -14,8 +14,9 @@ from anomalib.data import InferenceBatch
 from openvino import opset13
 from torch import Tensor, nn
 
+from anomalib_crad.export import read_thresholds, write_thresholds
 from anomalib_crad.export.thresholds import ExportedThresholds, add_thresholds
-from anomalib_crad.post_processing import CategoryPostProcessor, Thresholds, read_thresholds, write_thresholds
+from anomalib_crad.post_processing import CategoryPostProcessor, Thresholds
 from anomalib_crad.post_processing.rules import Threshold
 from anomalib_crad.post_processing.thresholds import LevelThresholds
 
