@@ -2,26 +2,33 @@
 
 """The recipes of docs/contributing.md, each followed by a throw-away class that anomalib's Engine trains and tests."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName, Split
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
 from PIL import Image
+from torch import nn
 
 from anomalib_crad import Crad
 from anomalib_crad.data import MultiCategory
 from anomalib_crad.data.sources import select_categories
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from anomalib_crad.files import staged_file
+from anomalib_crad.metrics import DEFAULT_METRICS, CategoryEvaluator, CategoryMetric, RankedCategory
+from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures, ReconstructionModel
+from anomalib_crad.models.uniad.anomaly_map import AnomalyMapGenerator
 
 pytestmark = pytest.mark.slow
 
@@ -100,3 +107,82 @@ def test_a_datamodule_is_one_file(root: Path, tmp_path: Path) -> None:
     path = engine.export(model, ExportType.TORCH, export_root=tmp_path / "exported")
     assert path is not None
     assert path.is_file()
+
+
+class ToyModel(FeatureReconstruction, AnomalibModule):
+    """The model of the recipe: one convolution rebuilds the features."""
+
+    architecture_arguments = ("backbone", "layers", "image_size")
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        layers: Sequence[int] = (2, 3),
+        image_size: Sequence[int] | None = (64, 64),
+        max_epochs: int = 1,
+        lr_step: int | None = None,
+        seed: int | None = 0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = False,
+    ) -> None:
+        super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
+        features = MultiScaleFeatures(backbone, layers, self.image_size, pre_trained=False, resize_to="coarsest")
+        head = nn.Conv2d(features.out_channels, features.out_channels, kernel_size=1)
+        self.model = ReconstructionModel(features, head, AnomalyMapGenerator(self.image_size))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.model.reconstruction.parameters(), lr=1e-3)
+
+    def to_state_dict(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """The export format of the recipe, which a real one would add to ``Exportable``."""
+        self._check_before_export()
+        path = Path(export_root) / "weights" / "state_dict" / f"{model_file_name}.pth"
+        with staged_file(path) as unfinished:
+            torch.save(self.model.state_dict(), unfinished)
+        return path
+
+
+class ImageAccuracy(CategoryMetric):
+    """The metric of the recipe: the share of images on the right side of the mean score."""
+
+    name = "image_Accuracy"
+
+    def compute(self, category: RankedCategory) -> float:
+        scores = np.array([record.score for record in category.records])
+        labels = np.array([record.anomalous for record in category.records])
+        return float(((scores > scores.mean()) == labels).mean())
+
+
+def test_a_model_is_one_folder(root: Path, tmp_path: Path) -> None:
+    model, engine = ToyModel(), tiny_engine(tmp_path)
+    with pytest.raises(ValueError, match="ToyModel"):
+        model.to_torch(tmp_path / "exported")
+    engine.fit(model, datamodule=Toy(root))
+    (means,) = engine.test(model, datamodule=Toy(root))
+    assert 0 <= means["image_AUROC"] <= 1
+    loaded = ToyModel.load_from_checkpoint(engine.best_model_path)
+    torch.testing.assert_close(loaded.model.state_dict(), model.model.state_dict())
+    path = engine.export(model, ExportType.TORCH, export_root=tmp_path / "exported")
+    assert path is not None
+    assert path.is_file()
+
+
+def test_a_metric_is_one_file(root: Path, tmp_path: Path) -> None:
+    model = ToyModel(evaluator=CategoryEvaluator(metrics=[*DEFAULT_METRICS, ImageAccuracy()]))
+    engine = tiny_engine(tmp_path)
+    engine.fit(model, datamodule=Toy(root))
+    engine.test(model, datamodule=Toy(root))
+    (table,) = (tmp_path / "results").rglob("category_metrics.csv")
+    assert pd.read_csv(table).set_index("category").loc[list(CATEGORIES), "image_Accuracy"].between(0, 1).all()
+
+
+def test_an_export_format_is_a_method_that_writes_whole_files(root: Path, tmp_path: Path) -> None:
+    model, engine = ToyModel(), tiny_engine(tmp_path)
+    with pytest.raises(ValueError, match="ToyModel"):
+        model.to_state_dict(tmp_path)
+    engine.fit(model, datamodule=Toy(root))
+    path = model.to_state_dict(tmp_path)
+    torch.testing.assert_close(dict(torch.load(path)), dict(model.model.state_dict()))
+    assert [each.name for each in path.parent.iterdir()] == ["model.pth"]
