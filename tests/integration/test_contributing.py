@@ -130,7 +130,7 @@ class ToyModel(FeatureReconstruction, AnomalibModule):
         super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         features = MultiScaleFeatures(backbone, layers, self.image_size, pre_trained=False, resize_to="coarsest")
         head = nn.Conv2d(features.out_channels, features.out_channels, kernel_size=1)
-        self.model = ReconstructionModel(features, head, AnomalyMapGenerator(self.image_size))
+        self.model: ReconstructionModel = ReconstructionModel(features, head, AnomalyMapGenerator(self.image_size))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.model.reconstruction.parameters(), lr=1e-3)
@@ -162,6 +162,7 @@ def test_a_model_is_one_folder(root: Path, tmp_path: Path) -> None:
     engine.fit(model, datamodule=Toy(root))
     (means,) = engine.test(model, datamodule=Toy(root))
     assert 0 <= means["image_AUROC"] <= 1
+    assert engine.best_model_path is not None
     loaded = ToyModel.load_from_checkpoint(engine.best_model_path)
     torch.testing.assert_close(loaded.model.state_dict(), model.model.state_dict())
     path = engine.export(model, ExportType.TORCH, export_root=tmp_path / "exported")

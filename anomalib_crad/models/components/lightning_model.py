@@ -63,8 +63,8 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
     """Mixin for an ``AnomalibModule`` that trains a head on frozen features.
 
     A model's constructor calls this one first, then sets ``self.model``. It must have the arguments ``backbone``,
-    ``image_size``, ``max_epochs``, ``lr_step``, ``seed`` and ``feature_cache``, which are read from ``self.hparams``
-    here, and it must define ``configure_optimizers``.
+    ``image_size``, ``max_epochs``, ``lr_step`` and ``seed``, which are read from ``self.hparams`` here (and
+    ``feature_cache``, if it has that), and it must define ``configure_optimizers``.
 
     Args:
         image_size: Height and width of the images that the network sees, or ``None``: the size that ``pre_processor``
@@ -159,7 +159,7 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         """Components that are callbacks, and the cache of features unless it is switched off or the trainer has one."""
         callbacks = list(super().configure_callbacks())  # type: ignore[arg-type]  # anomalib returns a list
         has_cache = any(isinstance(callback, FeatureCache) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return callbacks if has_cache or not self.hparams["feature_cache"] else [*callbacks, FeatureCache()]
+        return callbacks if has_cache or not self.hparams.get("feature_cache", True) else [*callbacks, FeatureCache()]
 
     @property
     def trainer(self) -> Trainer:
