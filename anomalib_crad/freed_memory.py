@@ -36,6 +36,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _KEEPING = {_M_MMAP_THRESHOLD: 1024 * _MIB, _M_TRIM_THRESHOLD: 2048 * _MIB - 1, _M_TOP_PAD: 64 * _MIB}
 #: glibc's own upper limits of what it adapts by itself, and its padding. It cannot be told to adapt again.
 _RETURNING = {_M_MMAP_THRESHOLD: 32 * _MIB, _M_TRIM_THRESHOLD: 64 * _MIB, _M_TOP_PAD: 128 * 1024}
+#: Processes in which freed memory is kept; a forked one inherits the settings, but not the duty to take them back.
+_kept: set[int] = set()
 _OWN_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
@@ -47,13 +49,15 @@ def keep_freed_memory() -> bool:
     """
     if not _is_wanted() or not _set(_KEEPING):
         return False
+    _kept.add(os.getpid())
     _log_once()
     return True
 
 
 def return_freed_memory() -> None:
-    """Return what is free to the kernel, now and from now on, as glibc does by itself."""
-    if _is_wanted() and _set(_RETURNING):
+    """Return what is free to the kernel, now and from now on, as glibc does by itself; nothing if nothing was kept."""
+    if os.getpid() in _kept and _set(_RETURNING):
+        _kept.discard(os.getpid())
         _libc().malloc_trim(0)
 
 

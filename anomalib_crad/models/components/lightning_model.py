@@ -28,7 +28,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from anomalib_crad.export.exportable import Exportable
-from anomalib_crad.freed_memory import keep_freed_memory, return_freed_memory
 from anomalib_crad.metrics import CategoryEvaluator
 from anomalib_crad.models.components.checkpoints import (
     DeprecatedArgumentWarning,
@@ -44,6 +43,7 @@ from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_no
 from anomalib_crad.models.components.torch_model import ReconstructionModel, TrainingOutput
 from anomalib_crad.models.components.training import (
     LastEpochValidation,
+    MemoryReuse,
     RandomState,
     drop_schedule,
     seed_training,
@@ -156,10 +156,10 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         return CategoryEvaluator()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Components that are callbacks, and the cache of features unless it is switched off or the trainer has one."""
-        callbacks = list(super().configure_callbacks())  # type: ignore[arg-type]  # anomalib returns a list
-        has_cache = any(isinstance(callback, FeatureCache) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return callbacks if has_cache or not self.hparams.get("feature_cache", True) else [*callbacks, FeatureCache()]
+        """Components that are callbacks, and those that make a run fast; the trainer's own feature cache stays."""
+        callbacks = [*super().configure_callbacks(), MemoryReuse()]  # type: ignore[misc]  # anomalib returns a list
+        given = any(isinstance(callback, FeatureCache) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return callbacks if given or not self.hparams.get("feature_cache", True) else [*callbacks, FeatureCache()]
 
     @property
     def trainer(self) -> Trainer:
@@ -177,8 +177,6 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
     def setup(self, stage: str) -> None:
         """Before a training: fix the seed, and fetch the backbone's weights unless a checkpoint brings its own."""
         super().setup(stage)
-        if self.trainer.strategy.root_device.type == "cpu":
-            keep_freed_memory()
         if stage != TrainerFn.FITTING:
             return
         seed = self.hparams["seed"]
@@ -186,12 +184,6 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
             seed_training(seed, self.global_rank)
         if self.trainer.ckpt_path is None:
             self.fetch_weights()
-
-    def teardown(self, stage: str) -> None:
-        """Return the memory that was kept for this run."""
-        super().teardown(stage)
-        if self.trainer.strategy.root_device.type == "cpu":
-            return_freed_memory()
 
     def fetch_weights(self) -> None:
         """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""

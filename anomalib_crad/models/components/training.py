@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.utilities.seed import seed_everything
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Timer
 from torch.optim.lr_scheduler import LambdaLR
+
+from anomalib_crad.freed_memory import keep_freed_memory, return_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -174,6 +177,23 @@ class LastEpochValidation:
         if self._interval is not None:
             trainer.check_val_every_n_epoch = self._interval
             self._interval = None
+
+
+class MemoryReuse(Callback):
+    """Keeps freed memory for reuse while a model trains or is tested on a CPU (:mod:`anomalib_crad.freed_memory`)."""
+
+    def setup(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002  # Lightning's
+        """Keep it from here on."""
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002  # Lightning's
+        """Return it."""
+        return_freed_memory()
+
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002  # Lightning's
+        """Return it also if the run fails."""
+        return_freed_memory()
 
 
 class RandomState:
