@@ -47,11 +47,11 @@ _README_TEMPLATE = """\
 
 Check that this folder is complete and that this device computes what it should:
 
-    pip install 'anomalib-crad[openvino]' && python -m anomalib_crad verify .
+    pip install 'anomalib-crad[openvino]' && anomalib-crad verify .
 
 Run it on a folder of images, with a CSV file and overlay pictures as the result:
 
-    python -m anomalib_crad stream . --images FOLDER --output RESULTS
+    anomalib-crad stream . --images FOLDER --output RESULTS
 
 Without that package, OpenVINO alone is enough: `docs/examples/` of anomalib-crad has a Python and a C++ program.
 OpenVINO Model Server, told not to round to bfloat16:
@@ -187,7 +187,7 @@ def package_readme(name: str, metadata: Mapping[str, Any]) -> str:
 def _read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA
     if not path.is_file():
-        msg = f"'{folder}' is no package: there is no {METADATA}. Make one with 'python -m anomalib_crad package'."
+        msg = f"'{folder}' is no package: there is no {METADATA}. Make one with 'anomalib-crad package'."
         raise FileNotFoundError(msg)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
