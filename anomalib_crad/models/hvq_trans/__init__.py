@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""HVQ-Trans: a hierarchical vector quantized transformer for multi-class anomaly detection."""
+
+from anomalib_crad.models.hvq_trans.torch_model import HVQTransReconstruction
+
+__all__ = ["HVQTransReconstruction"]

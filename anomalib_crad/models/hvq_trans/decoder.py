@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Decoder: rebuilds tokens from quantised levels of the encoder, the deepest first (HVQ-Trans).
+
+Each layer attends to its own input and then to one quantised level; the layers go from the deepest of these levels to
+the shallowest. What is not normal is in none of them.
+
+Axis letters: B batch, L tokens, D width of the decoder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from anomalib_crad.models.uniad.attention import Attention
+from anomalib_crad.models.uniad.blocks import AddAndNorm, FeedForward
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to a quantised level, feed-forward network, each followed by add & norm.
+
+    Args:
+        dim: Width of the tokens (D).
+        num_heads: Heads of both attentions.
+        feedforward_dim: Width inside the feed-forward network.
+        dropout: Chance of dropout in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(dim, num_heads, dropout)
+        self.self_attention_norm = AddAndNorm(dim, dropout)
+        self.level_attention = Attention(dim, num_heads, dropout)
+        self.level_attention_norm = AddAndNorm(dim, dropout)
+        self.feed_forward = FeedForward(dim, feedforward_dim, dropout)
+        self.feed_forward_norm = AddAndNorm(dim, dropout)
+
+    def forward(
+        self, tokens: torch.Tensor, level: torch.Tensor, position: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Apply the layer.
+
+        Args:
+            tokens: B x L x D.
+            level: A quantised level, B x L x D.
+            position: Embedding of positions, L x D; added to queries and keys, not to values.
+            mask: Added to the logits of the attention.
+
+        Returns:
+            B x L x D.
+        """
+        placed = tokens + position
+        tokens = self.self_attention_norm(tokens, self.self_attention(placed, placed, tokens, mask))
+        update = self.level_attention(tokens + position, level + position, level, mask)
+        tokens = self.level_attention_norm(tokens, update)
+        return cast("torch.Tensor", self.feed_forward_norm(tokens, self.feed_forward(tokens)))
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers and a last layer norm.
+
+    Args:
+        num_layers: Layers.
+        dim: See :class:`DecoderLayer`.
+        num_heads: See :class:`DecoderLayer`.
+        feedforward_dim: See :class:`DecoderLayer`.
+        dropout: See :class:`DecoderLayer`.
+    """
+
+    def __init__(self, num_layers: int, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, levels: Sequence[torch.Tensor], position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Rebuild tokens from quantised levels.
+
+        Args:
+            levels: One quantised level a layer, B x L x D each, from the shallowest to the deepest, which is also the
+                first layer's input.
+            position: Embedding of positions, L x D.
+            mask: Added to the logits of the attention.
+
+        Returns:
+            B x L x D.
+        """
+        tokens = levels[-1]
+        for layer, level in zip(self.layers, reversed(levels), strict=True):
+            tokens = layer(tokens, level, position, mask)
+        return cast("torch.Tensor", self.norm(tokens))
