@@ -7,6 +7,6 @@ Importing it makes the packaged backbones known to timm, as timm's own are by it
 
 from anomalib_crad.models.components import packaged_backbones  # noqa: F401
 from anomalib_crad.models.components.features import MultiScaleFeatures
-from anomalib_crad.models.components.reconstruction import FeatureReconstruction
+from anomalib_crad.models.components.lightning_model import FeatureReconstruction
 
 __all__ = ["FeatureReconstruction", "MultiScaleFeatures"]

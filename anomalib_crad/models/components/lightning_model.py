@@ -21,7 +21,7 @@ from torch import nn
 
 from anomalib_crad.export.exportable import Exporting
 from anomalib_crad.metrics import CategoryEvaluator
-from anomalib_crad.models.components.architecture import ArchitectureCheck
+from anomalib_crad.models.components.checkpoints import ArchitectureCheck
 from anomalib_crad.models.components.image_size import IMAGE_SIZE, resize_and_normalise
 from anomalib_crad.models.components.training import TrainingDefaults
 from anomalib_crad.post_processing import CategoryPostProcessor
