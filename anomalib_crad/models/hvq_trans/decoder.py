@@ -10,13 +10,12 @@ Axis letters: B batch, L tokens, D width of the decoder.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from anomalib_crad.models.uniad.attention import Attention
-from anomalib_crad.models.uniad.blocks import AddAndNorm, FeedForward
+from anomalib_crad.models.components.transformer import AddAndNorm, Attention, FeedForward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,25 +40,22 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(dim, feedforward_dim, dropout)
         self.feed_forward_norm = AddAndNorm(dim, dropout)
 
-    def forward(
-        self, tokens: torch.Tensor, level: torch.Tensor, position: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, level: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """Apply the layer.
 
         Args:
             tokens: B x L x D.
             level: A quantised level, B x L x D.
             position: Embedding of positions, L x D; added to queries and keys, not to values.
-            mask: Added to the logits of the attention.
 
         Returns:
             B x L x D.
         """
         placed = tokens + position
-        tokens = self.self_attention_norm(tokens, self.self_attention(placed, placed, tokens, mask))
-        update = self.level_attention(tokens + position, level + position, level, mask)
+        tokens = self.self_attention_norm(tokens, self.self_attention(placed, placed, tokens))
+        update = self.level_attention(tokens + position, level + position, level)
         tokens = self.level_attention_norm(tokens, update)
-        return cast("torch.Tensor", self.feed_forward_norm(tokens, self.feed_forward(tokens)))
+        return self.feed_forward_norm(tokens, self.feed_forward(tokens))
 
 
 class Decoder(nn.Module):
@@ -78,19 +74,18 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, levels: Sequence[torch.Tensor], position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, levels: Sequence[torch.Tensor], position: torch.Tensor) -> torch.Tensor:
         """Rebuild tokens from quantised levels.
 
         Args:
             levels: One quantised level a layer, B x L x D each, from the shallowest to the deepest, which is also the
                 first layer's input.
             position: Embedding of positions, L x D.
-            mask: Added to the logits of the attention.
 
         Returns:
             B x L x D.
         """
         tokens = levels[-1]
         for layer, level in zip(self.layers, reversed(levels), strict=True):
-            tokens = layer(tokens, level, position, mask)
-        return cast("torch.Tensor", self.norm(tokens))
+            tokens = layer(tokens, level, position)
+        return self.norm(tokens)

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from anomalib_crad.models.components.transformer import Attention, EncoderLayer, PositionEmbedding
 from anomalib_crad.models.hvq_trans.decoder import Decoder
 from anomalib_crad.models.hvq_trans.quantization import (
     CODEBOOK_DECAY,
@@ -31,9 +32,6 @@ from anomalib_crad.models.hvq_trans.quantization import (
     nearest_codes,
     transport_cost,
 )
-from anomalib_crad.models.uniad.attention import Attention
-from anomalib_crad.models.uniad.encoder import EncoderLayer
-from anomalib_crad.models.uniad.position import PositionEmbedding
 
 
 class HVQTransOutput(NamedTuple):
@@ -134,8 +132,6 @@ class HVQTransReconstruction(nn.Module):
         )
         self.decoder = Decoder(num_layers, 2 * hidden_dim, num_heads, feedforward_dim, dropout)
         self.output_projection = ExpertLinear(num_experts, 2 * hidden_dim, in_channels)
-        self.register_buffer("mask", torch.zeros(()), persistent=False)
-        self.mask: torch.Tensor
         self.apply(_initialise)
 
     def forward(self, features: torch.Tensor, experts: torch.Tensor | None = None) -> HVQTransOutput:
@@ -163,7 +159,7 @@ class HVQTransReconstruction(nn.Module):
         for level, values in zip(tokens, quantized, strict=True):
             commitment = commitment + _commitment(level, values)
         position = self.position().repeat(1, 2)  # L x 2E
-        decoded = self.decoder(quantized, position, self.mask)
+        decoded = self.decoder(quantized, position)
         reconstruction = self._to_map(self.output_projection(decoded, experts))
         if self.training:
             return HVQTransOutput(reconstruction, commitment, None)
@@ -182,7 +178,7 @@ class HVQTransReconstruction(nn.Module):
         position = self.position()  # L x E
         levels = [self.input_projection(features.flatten(2).transpose(1, 2))]  # B x L x E
         for layer in self.encoder:
-            levels.append(layer(levels[-1], position, self.mask))
+            levels.append(layer(levels[-1], position))
         return levels
 
     def codebooks_by_level(self) -> list[Codebooks]:
