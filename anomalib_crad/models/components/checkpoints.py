@@ -1,102 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A checkpoint fits the model that it is loaded into, or an error names the arguments to give.
+"""Is a file a checkpoint, and does it fit the model that loads it? If not, errors say what to do.
 
-anomalib builds a model from the command line's arguments and loads the checkpoint's tensors into it. Where the two
-differ torch would list tensors; here the user is told what to write.
+PyTorch's errors for a wrong file are about zip archives and keys of dictionaries. anomalib builds a model from the
+command line's arguments and loads the checkpoint's tensors into it; where the two differ, torch would list tensors.
+The errors here name the file or the arguments instead.
 """
 
+from __future__ import annotations
+
+import pickle  # noqa: S403  # for the name of its error; nothing is unpickled here
+import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule
+import torch
+from anomalib.utils.serialization import anomalib_safe_globals
 
-from anomalib_crad.export.checks import check_checkpoint
-from anomalib_crad.models.components.checkpoint_file import check_checkpoint_file
 from anomalib_crad.models.components.weights import architecture_of
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from collections.abc import Iterable, Mapping, MutableMapping
+
+_KEYS = {"state_dict", "pytorch-lightning_version"}
 
 
-class ArchitectureCheck(LightningModule):
-    """Mixin for an ``AnomalibModule``.
+class DeprecatedArgumentWarning(FutureWarning):
+    """An argument of a model will go in the next release; not shown when it comes from an old checkpoint."""
 
-    Attributes:
-        architecture_arguments: Constructor arguments that decide about a checkpoint's tensors: about their shapes,
-            or about what they were trained for.
+
+def plain_data(value: Any) -> Any:  # noqa: ANN401  # any argument's
+    """Turn an argument into what a checkpoint may hold: paths become strings, sequences of any kind lists.
+
+    Args:
+        value: An argument of a model, such as one of omegaconf's lists.
+
+    Returns:
+        The same as plain data.
     """
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain_data(item) for item in value]
+    return value
 
-    architecture_arguments: tuple[str, ...]
 
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # anomalib's signature, not Lightning's
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,  # noqa: ANN401  # as torch.load
-        hparams_file: str | Path | None = None,
-        strict: bool | None = None,
-        weights_only: bool = True,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> "Self":
-        """Build the model that a checkpoint is of, and load it.
+def check_checkpoint_file(path: str | Path, safe_globals: Sequence[Any] = ()) -> None:
+    """Check that a file is a whole checkpoint of a training, without reading its tensors.
 
-        Args:
-            checkpoint_path: The checkpoint.
-            map_location: Device to load to. Defaults to ``None``: as it was saved.
-            hparams_file: Arguments in a file of their own. Defaults to ``None``: those in the checkpoint.
-            strict: Whether all tensors must fit. Defaults to ``None``: yes.
-            weights_only: Allow plain data and anomalib's own types only. Defaults to ``True``.
-            **kwargs: Arguments of the model that win over the checkpoint's.
+    Args:
+        path: The file. A file that does not exist or an address in the network passes: whoever opens it reports that.
+        safe_globals: Types beside anomalib's that it may hold. Defaults to ``()``.
 
-        Returns:
-            The model.
+    Raises:
+        ValueError: If it is something else, or only a part of a checkpoint.
+    """
+    if not Path(path).is_file():
+        return
+    advice = "Pass the file that a training has written: weights/lightning/model.ckpt in the folder of the run."
+    if not zipfile.is_zipfile(path):
+        msg = f"'{path}' is not a checkpoint, or its end is missing (a copy or a training that broke off). {advice}"
+        raise ValueError(msg)
+    try:
+        with anomalib_safe_globals(extra=safe_globals):
+            content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        msg = f"'{path}' holds something else than a checkpoint, such as an exported model. {advice}"
+        raise ValueError(msg) from error
+    if not isinstance(content, dict) or not content.keys() >= _KEYS:
+        msg = f"'{path}' holds data, but not of a training (weights alone do not say which model they are of). {advice}"
+        raise ValueError(msg)
 
-        Raises:
-            ValueError: If the file is not a checkpoint, or one of another model.
-        """
-        if weights_only:
-            check_checkpoint_file(checkpoint_path, cls.checkpoint_safe_globals())  # type: ignore[attr-defined]
-        return super().load_from_checkpoint(
-            checkpoint_path,
-            map_location=map_location,
-            hparams_file=hparams_file,
-            strict=strict,
-            weights_only=weights_only,
-            **kwargs,
+
+def check_architecture(model_name: str, names: Iterable[str], own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is of a model that was built with the same arguments.
+
+    Args:
+        model_name: Class of the model.
+        names: Arguments that decide about the tensors. Those that the checkpoint lacks are not compared.
+        own: Arguments of the model.
+        saved: Arguments in the checkpoint.
+
+    Raises:
+        ValueError: If some differ, naming them and their values in the checkpoint.
+    """
+    different = [name for name in names if name in saved and _compared(name, saved[name]) != _compared(name, own[name])]
+    if different:
+        arguments = " ".join(f"--model.{name}={saved[name]}".replace(", ", ",") for name in different)
+        msg = (
+            f"The checkpoint is of a model with other {', '.join(different)}. Build the model as it was trained "
+            f"(command line: {arguments}), or take {model_name}.load_from_checkpoint, which reads the "
+            "arguments from it."
         )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with loading, if the checkpoint is of a model that was built like this one.
-
-        Args:
-            checkpoint: What Lightning saved.
-
-        Raises:
-            ValueError: If it is of a model of another architecture, naming the arguments that differ, or of another
-                model altogether.
-        """
-        saved = checkpoint.get("hyper_parameters", {})
-        different = [
-            name
-            for name in self.architecture_arguments
-            if name in saved and _architecture_value(name, saved[name]) != _architecture_value(name, self.hparams[name])
-        ]
-        if different:
-            arguments = " ".join(f"--model.{name}={saved[name]}".replace(", ", ",") for name in different)
-            msg = (
-                f"The checkpoint is of a model with other {', '.join(different)}. Build the model as it was trained "
-                f"(command line: {arguments}), or take {type(self).__name__}.load_from_checkpoint, which reads the "
-                "arguments from it."
-            )
-            raise ValueError(msg)
-        check_checkpoint(type(self).__name__, self.state_dict(), checkpoint)
-        super().on_load_checkpoint(checkpoint)
+        raise ValueError(msg)
 
 
-def _architecture_value(name: str, value: Any) -> Any:  # noqa: ANN401  # any argument's
-    """What of an argument decides about tensors: not the tag of a backbone's weights, nor the kind of a list."""
-    if name == "backbone":
-        return architecture_of(value)
-    return list(value) if isinstance(value, Sequence) else value
+def _compared(name: str, value: Any) -> Any:  # noqa: ANN401  # any argument's
+    """The part of an argument that decides about tensors: the tag of a backbone's weights does not."""
+    return architecture_of(value) if name == "backbone" else plain_data(value)
+
+
+def check_tensors(model_name: str, own: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Check that a checkpoint holds the tensors of a model's network.
+
+    Args:
+        model_name: Class of the model.
+        own: State dict of the model.
+        checkpoint: What was read.
+
+    Raises:
+        ValueError: If tensors of the network itself are missing from it or unknown to the model.
+    """
+    saved = checkpoint.get("state_dict")
+    names = {name for name in saved if name.startswith("model.")} if isinstance(saved, dict) else set()
+    expected = {name for name in own if name.startswith("model.")}
+    if names != expected:
+        example = min(expected - names or names - expected)
+        msg = (
+            f"The checkpoint is not one of {model_name}: {len(expected - names)} of the {len(expected)} tensors of its "
+            f"network are missing and {len(names - expected)} are unknown (such as '{example}'). Pass a checkpoint "
+            f"that a training of {model_name} has written (weights/lightning/model.ckpt in the folder of the run)."
+        )
+        raise ValueError(msg)
+
+
+def rename_tensors(state_dict: MutableMapping[str, Any], renamed: Mapping[str, str]) -> None:
+    """Give tensors of an older release the names of this one.
+
+    Args:
+        state_dict: Tensors by name; changed in place, in the same order.
+        renamed: What the ends of names were (regular expressions), and what they are now.
+    """
+    for name in list(state_dict):
+        new = name
+        for old_end, new_end in renamed.items():
+            new = re.sub(f"{old_end}$", new_end, new)
+        state_dict[new] = state_dict.pop(name)

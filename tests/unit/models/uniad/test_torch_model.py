@@ -126,7 +126,8 @@ def test_the_model_trains_on_features_and_scores_images() -> None:
     model = UniADModel(extractor, head, AnomalyMapGenerator((32, 48)))
     images = torch.rand(2, 3, 32, 48)
 
-    reconstruction, features = model.train()(images)
+    features, reconstruction, losses = model.train()(images)
+    assert list(losses) == ["reconstruction"]
     assert reconstruction.shape == features.shape == (2, 64 + 128, 4, 6)
     assert reconstruction.requires_grad
     assert not features.requires_grad
