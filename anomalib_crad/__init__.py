@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     from anomalib_crad.data.multi_category import MultiCategory
     from anomalib_crad.data.mvtec import MVTec
     from anomalib_crad.models.crad.lightning_model import Crad
+    from anomalib_crad.models.hvq_trans.lightning_model import HVQTrans
     from anomalib_crad.models.uniad.lightning_model import UniAD
 
 __version__ = "0.1.0"
 
-__all__ = ["Crad", "Elpv", "MVTec", "MultiCategory", "UniAD"]
+__all__ = ["Crad", "Elpv", "HVQTrans", "MVTec", "MultiCategory", "UniAD"]
 
 _DEFINED_IN = {
     "Crad": "anomalib_crad.models.crad.lightning_model",
     "Elpv": "anomalib_crad.data.elpv",
+    "HVQTrans": "anomalib_crad.models.hvq_trans.lightning_model",
     "MVTec": "anomalib_crad.data.mvtec",
     "MultiCategory": "anomalib_crad.data.multi_category",
     "UniAD": "anomalib_crad.models.uniad.lightning_model",

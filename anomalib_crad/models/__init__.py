@@ -14,11 +14,12 @@ import anomalib.models  # noqa: F401
 
 if TYPE_CHECKING:
     from anomalib_crad.models.crad import Crad
+    from anomalib_crad.models.hvq_trans import HVQTrans
     from anomalib_crad.models.uniad import UniAD
 
-__all__ = ["Crad", "UniAD"]
+__all__ = ["Crad", "HVQTrans", "UniAD"]
 
-_FOLDERS = {"Crad": "crad", "UniAD": "uniad"}
+_FOLDERS = {"Crad": "crad", "HVQTrans": "hvq_trans", "UniAD": "uniad"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module attribute

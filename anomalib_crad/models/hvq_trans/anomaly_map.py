@@ -66,8 +66,18 @@ class AnomalyMapGenerator(nn.Module):
             The anomaly map, B x 1 x image size, and the image scores, ``(B,)``. Both are distances: there is no upper
             bound.
         """
-        distance = feature_distance(features, reconstruction)  # B x 1 x H x W
-        if transport is not None:
-            distance = distance + self.transport_weight * transport
-        anomaly_map = enlarge(distance, self.image_size)
+        distance, cost = self.terms(features, reconstruction, transport)
+        anomaly_map = enlarge(distance + cost, self.image_size)
         return anomaly_map, image_score(anomaly_map, self.score_kernel)
+
+    def terms(
+        self, features: torch.Tensor, reconstruction: torch.Tensor, transport: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute what the map is the sum of; arguments as in :meth:`forward`.
+
+        Returns:
+            Distance of features and reconstruction, and weighted transport cost, B x 1 x H x W each.
+        """
+        distance = feature_distance(features, reconstruction)
+        cost = torch.zeros_like(distance) if transport is None else self.transport_weight * transport
+        return distance, cost

@@ -3,9 +3,9 @@
 """Decoder: rebuilds tokens from quantised levels of the encoder, the deepest first (HVQ-Trans).
 
 Each layer attends to its own input and then to one quantised level; the layers go from the deepest of these levels to
-the shallowest. What is not normal is in none of them.
+the shallowest. What is not normal is in none of them. The output layer after them is the expert's.
 
-Axis letters: B batch, L tokens, D width of the decoder.
+Axis letters: B batch, L tokens, D width of the decoder, X experts.
 """
 
 from __future__ import annotations
@@ -89,3 +89,23 @@ class Decoder(nn.Module):
         for layer, level in zip(self.layers, reversed(levels), strict=True):
             tokens = layer(tokens, level, position)
         return self.norm(tokens)
+
+
+class ExpertLinear(nn.Module):
+    """One linear layer for each expert.
+
+    Args:
+        num_experts: Layers (X).
+        in_features: Numbers of a token.
+        out_features: Numbers of the result.
+    """
+
+    def __init__(self, num_experts: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        layers = [nn.Linear(in_features, out_features) for _ in range(num_experts)]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, tokens: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
+        """Apply to each image the layer of its expert; tokens B x L x in_features, experts ``(B,)``."""
+        return tokens @ self.weight[experts].transpose(-2, -1) + self.bias[experts].unsqueeze(1)

@@ -17,14 +17,17 @@ K codes.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
+from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional
 
+from anomalib_crad.models.components.torch_model import ReconstructionModel, TrainingOutput, reconstruction_loss
 from anomalib_crad.models.components.transformer import Attention, EncoderLayer, PositionEmbedding
-from anomalib_crad.models.hvq_trans.decoder import Decoder
+from anomalib_crad.models.hvq_trans.decoder import Decoder, ExpertLinear
+from anomalib_crad.models.hvq_trans.experts import NearestCentre
 from anomalib_crad.models.hvq_trans.quantization import (
     CODEBOOK_DECAY,
     CODEBOOK_EPSILON,
@@ -32,6 +35,12 @@ from anomalib_crad.models.hvq_trans.quantization import (
     nearest_codes,
     transport_cost,
 )
+
+if TYPE_CHECKING:
+    from anomalib_crad.models.components.features import MultiScaleFeatures
+    from anomalib_crad.models.hvq_trans.anomaly_map import AnomalyMapGenerator
+
+COMMITMENT_WEIGHT = 0.25
 
 
 class HVQTransOutput(NamedTuple):
@@ -46,26 +55,6 @@ class HVQTransOutput(NamedTuple):
     reconstruction: torch.Tensor
     commitment: torch.Tensor
     transport: torch.Tensor | None
-
-
-class ExpertLinear(nn.Module):
-    """One linear layer for each expert.
-
-    Args:
-        num_experts: Layers (X).
-        in_features: Numbers of a token.
-        out_features: Numbers of the result.
-    """
-
-    def __init__(self, num_experts: int, in_features: int, out_features: int) -> None:
-        super().__init__()
-        layers = [nn.Linear(in_features, out_features) for _ in range(num_experts)]
-        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
-        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
-
-    def forward(self, tokens: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
-        """Apply to each image the layer of its expert; tokens B x L x in_features, experts ``(B,)``."""
-        return tokens @ self.weight[experts].transpose(-2, -1) + self.bias[experts].unsqueeze(1)
 
 
 class HVQTransReconstruction(nn.Module):
@@ -268,3 +257,58 @@ def _initialise(module: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(module.output.bias)
+
+
+class HVQTransModel(ReconstructionModel):
+    """Images to anomaly maps and image scores, with :class:`HVQTransReconstruction` between.
+
+    Args:
+        feature_extractor: Frozen features of an image.
+        reconstruction: The head.
+        anomaly_map_generator: Compares features and reconstruction, and adds the transport cost.
+
+    Attributes:
+        experts: Chooses the expert of each image by its features.
+    """
+
+    reconstruction: HVQTransReconstruction
+    anomaly_map_generator: AnomalyMapGenerator
+
+    def __init__(
+        self,
+        feature_extractor: MultiScaleFeatures,
+        reconstruction: HVQTransReconstruction,
+        anomaly_map_generator: AnomalyMapGenerator,
+    ) -> None:
+        super().__init__(feature_extractor, reconstruction, anomaly_map_generator)
+        self.experts = NearestCentre(reconstruction.num_experts, reconstruction.feature_shape[0])
+
+    def rebuild(self, features: torch.Tensor) -> HVQTransOutput:
+        """Rebuild features, B x C x H x W, by the expert of each image."""
+        return self.reconstruction(features, self.experts(features))
+
+    def training_output(self, features: torch.Tensor) -> TrainingOutput:
+        """Rebuild features and keep levels close to their codes; see :meth:`.ReconstructionModel.training_output`."""
+        output = self.rebuild(features)
+        losses = {
+            "reconstruction": reconstruction_loss(output.reconstruction, features),
+            "commitment": COMMITMENT_WEIGHT * output.commitment,
+        }
+        return TrainingOutput(features, output.reconstruction, losses)
+
+    def prediction(self, features: torch.Tensor) -> InferenceBatch:
+        """Score images by reconstruction and transport cost; see :meth:`.ReconstructionModel.prediction`."""
+        return self.score(features, self.rebuild(features))
+
+    def score(self, features: torch.Tensor, output: HVQTransOutput) -> InferenceBatch:
+        """Score images.
+
+        Args:
+            features: B x C x H x W.
+            output: What the head made of them.
+
+        Returns:
+            ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of B x 1 x height x width.
+        """
+        anomaly_map, pred_score = self.anomaly_map_generator(features, output.reconstruction, output.transport)
+        return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
