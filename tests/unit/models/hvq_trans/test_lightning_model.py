@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_there_are_as_many_experts_as_categories_and_each_product_has_its_own(ti
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, logger=False)
     engine.fit(model, datamodule=data)
     assert model.hparams["num_experts"] == model.model.reconstruction.num_experts == 2
-    images = torch.stack([data.train_data[row].image for row in range(len(data.train_data))])
+    images = torch.stack([cast("torch.Tensor", data.train_data[row].image) for row in range(len(data.train_data))])
     assert model.pre_processor is not None
     experts = model.model.experts(model.model.feature_extractor(model.pre_processor(images))).tolist()
     categories = data.train_data.samples["category"].tolist()
