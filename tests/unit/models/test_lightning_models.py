@@ -20,6 +20,7 @@ from made_up_models import datamodule, fit, narrow_crad, narrow_hvq_trans, narro
 from omegaconf import OmegaConf
 
 from anomalib_crad import Crad, HVQTrans, UniAD
+from anomalib_crad import models as rooms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,9 +221,18 @@ def test_weights_that_were_loaded_by_hand_are_a_training(
 
 
 @pytest.mark.parametrize("model_class", [Crad, UniAD])
-def test_a_single_loss_is_logged_once(model_class: type[Crad | UniAD], tiny_root: Path, tmp_path: Path) -> None:
+def test_a_single_loss_is_logged_once(
+    model_class: type[Crad | HVQTrans | UniAD], tiny_root: Path, tmp_path: Path
+) -> None:
     engine, _ = fit(tiny_root, NARROW[model_class](), tmp_path, max_epochs=1, limit_val_batches=0)
     assert [name for name in engine.trainer.logged_metrics if name.startswith("train_loss")] == [
         "train_loss_step",
         "train_loss_epoch",
     ]
+
+
+def test_the_models_are_public_names_of_their_room() -> None:
+    assert {"Crad", "UniAD"} <= set(dir(rooms))
+    assert (rooms.Crad, rooms.UniAD) == (Crad, UniAD)
+    with pytest.raises(AttributeError, match="has no attribute 'Padim'"):
+        rooms.Padim  # noqa: B018
