@@ -232,7 +232,7 @@ def test_a_single_loss_is_logged_once(
 
 
 def test_the_models_are_public_names_of_their_room() -> None:
-    assert {"Crad", "UniAD"} <= set(dir(rooms))
-    assert (rooms.Crad, rooms.UniAD) == (Crad, UniAD)
+    assert {"Crad", "HVQTrans", "UniAD"} <= set(dir(rooms))
+    assert (rooms.Crad, rooms.HVQTrans, rooms.UniAD) == (Crad, HVQTrans, UniAD)
     with pytest.raises(AttributeError, match="has no attribute 'Padim'"):
         rooms.Padim  # noqa: B018
