@@ -278,8 +278,6 @@ class HVQTrans(FeatureReconstruction, AnomalibModule):
 
         Args:
             batch: Images.
-            *args: More of what Lightning passes.
-            **kwargs: More of what Lightning passes.
 
         Returns:
             The batch with predictions.
