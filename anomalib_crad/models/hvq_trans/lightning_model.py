@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from anomalib.data import Batch
+from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -273,15 +273,8 @@ class HVQTrans(FeatureReconstruction, AnomalibModule):
             mean = in_use.sum() / in_use.count_nonzero().clamp(min=1)
             self.log(f"codes_in_use/level_{level}", mean)
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401, ARG002  # Lightning's
-        """Score images; in a validation, log the medians of the two terms of the map.
-
-        Args:
-            batch: Images.
-
-        Returns:
-            The batch with predictions.
-        """
+    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401, ARG002  # Lightning's
+        """Score a batch of images; returns the batch with predictions. A validation logs both terms of the map."""
         features = self.model.feature_extractor(batch.image)
         output = self.model.rebuild(features)
         if self.trainer.validating or self.trainer.state.fn == TrainerFn.FITTING:
