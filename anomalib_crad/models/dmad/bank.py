@@ -61,6 +61,31 @@ class MemoryBank(nn.Module):
         self.entries = entries.detach().to(self.entries)
         self.images = images.to(self.images)
 
+    def nearest(self, patches: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
+        """Find the nearest entry of each patch.
+
+        Args:
+            patches: N x D.
+            images: Number of the image that each patch shows a defect of, ``(N,)``; entries of the same image are not
+                its neighbours, unless there are no others. Defaults to ``None``: all entries may be.
+
+        Returns:
+            Indices of entries, ``(N,)``.
+
+        Raises:
+            ValueError: If the bank is empty.
+        """
+        if images is None:
+            return nearest(patches, self.entries)[1]
+        indices = torch.empty_like(images)
+        for image in images.unique():
+            own, others = images == image, (self.images != image).nonzero().squeeze(1)
+            if len(others):
+                indices[own] = others[nearest(patches[own], self.entries[others])[1]]
+            else:
+                indices[own] = nearest(patches[own], self.entries)[1]
+        return indices
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # torch's signature
         # A trained bank has as many entries as its training chose, whatever this one holds.
         for name in ("entries", "images"):
@@ -139,20 +164,20 @@ class StreamingCoreset:
             ValueError: If the stream had no patch.
         """
         if self._waiting:
-            self._choose(at_least_one=not self._entries)
+            self._choose()
         if not self._entries:
             msg = "There is no patch to choose from: the training images gave none."
             raise ValueError(msg)
         self._chunk = torch.empty(0)
         return torch.cat(self._entries)
 
-    def _choose(self, at_least_one: bool = False) -> None:
+    def _choose(self) -> None:
         chunk, self._waiting = self._chunk[: self._waiting], 0
         self._seen += len(chunk)
-        target = int(self.share * self._seen)
+        target = max(int(self.share * self._seen), 1)  # one entry is better than none
         if self.max_entries is not None:
             target = min(target, self.max_entries)
-        count = min(max(target - sum(map(len, self._entries)), int(at_least_one)), len(chunk))
+        count = min(target - sum(map(len, self._entries)), len(chunk))
         if not count or self._project is None:
             return
         projected = self._project(chunk)

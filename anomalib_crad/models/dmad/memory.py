@@ -113,20 +113,22 @@ def _distances_to(
 
 
 def nearest(queries: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the nearest entry of a bank for each query, exactly, by Euclidean distance.
+    """Find the nearest entry of a bank for each query by Euclidean distance, up to rounding in single precision.
 
-    The search is a matrix product with the bank, part by part: it holds at most 8192 x 4096 distances, however many
-    queries and entries there are, and is written into an exported graph as it stands (there, where the number of images
-    is open, all queries of a batch are searched for at once: N x 4096 distances). Half precision is searched in single
-    precision: the differences of distances are small beside the distances.
+    The search compares all pairs, by a matrix product. It holds at most 8192 x 4096 distances at the same time, however
+    many queries and entries there are. An exported graph has one product for the whole bank and holds N x M distances:
+    there the number of queries is open, and a runtime that folds constants would store a bank that is cut into parts
+    twice.
+
+    Half precision is searched in single precision, since distances differ little beside their size.
 
     Args:
         queries: N x D.
         bank: M x D, with at least one entry.
 
     Returns:
-        Squared distances, ``(N,)``, computed from the differences and so without the cancellation of the matrix
-        product, and the indices of the entries, ``(N,)``.
+        Squared distances, ``(N,)``, of the differences and so without the cancellation of the matrix product, and the
+        indices of the entries, ``(N,)``.
 
     Raises:
         ValueError: If the bank is empty.
@@ -136,20 +138,20 @@ def nearest(queries: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor, to
         raise ValueError(msg)
     queries, bank = queries.float(), bank.float()
     if torch.compiler.is_exporting():
-        index = _nearest_index(queries, bank)
+        index = _offsets(queries, bank).argmin(dim=1)
     else:
         with torch.autocast(queries.device.type, enabled=False):
-            index = torch.cat([_nearest_index(part, bank) for part in queries.split(QUERY_CHUNK)])
+            index = torch.cat([_nearest_in_parts(part, bank) for part in queries.split(QUERY_CHUNK)])
     return (queries - bank[index]).square().sum(dim=1), index
 
 
-def _nearest_index(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    smallest, indices = [], []
-    for first in range(0, len(bank), BANK_CHUNK):
-        part = bank[first : first + BANK_CHUNK]
-        # |q - m|^2 without |q|^2, which does not depend on the entry.
-        value, index = (part.square().sum(dim=1) - 2 * (queries @ part.transpose(0, 1))).min(dim=1)
-        smallest.append(value)
-        indices.append(index + first)
-    winner = torch.stack(smallest).argmin(dim=0, keepdim=True)
-    return torch.stack(indices).gather(0, winner).squeeze(0)
+def _offsets(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    """``|q - m|^2 - |q|^2`` of all pairs, N x M; what is left out does not depend on the entry."""
+    return bank.square().sum(dim=1) - 2 * (queries @ bank.transpose(0, 1))
+
+
+def _nearest_in_parts(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    parts = [_offsets(queries, part).min(dim=1) for part in bank.split(BANK_CHUNK)]
+    winner = torch.stack([part.values for part in parts]).argmin(dim=0, keepdim=True)
+    indices = torch.stack([part.indices + number * BANK_CHUNK for number, part in enumerate(parts)])
+    return indices.gather(0, winner).squeeze(0)

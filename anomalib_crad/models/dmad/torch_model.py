@@ -18,7 +18,6 @@ from torch import nn
 
 from anomalib_crad.models.dmad.bank import MemoryBank
 from anomalib_crad.models.dmad.knowledge import Knowledge
-from anomalib_crad.models.dmad.memory import nearest
 from anomalib_crad.models.dmad.patches import PATCH_DIM, PatchEmbedding
 
 if TYPE_CHECKING:
@@ -188,8 +187,9 @@ class DmadModel(nn.Module):
         Raises:
             ValueError: If a bank is empty.
         """
-        banks = (self.normal_bank.entries, self.abnormal_bank.entries)
-        normal, abnormal = (entries[nearest(patches, entries)[1]] for entries in banks)
+        normal, abnormal = (
+            bank.entries.index_select(0, bank.nearest(patches)) for bank in (self.normal_bank, self.abnormal_bank)
+        )
         return normal, abnormal
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | InferenceBatch:

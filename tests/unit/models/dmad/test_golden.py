@@ -21,6 +21,8 @@ from anomalib_crad.models.dmad.torch_model import DMADHead, add_noise
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import nn
+
     Recorded = Mapping[str, np.ndarray]
 
 # Relative to the largest recorded value. The release trains biases whose gradient is rounding noise, which is why the
@@ -135,7 +137,7 @@ def test_training_follows_the_recording(recorded: Recorded) -> None:
 
 def assert_has_recorded_gradients(head: DMADHead, recorded: Recorded) -> None:
     """Norms of the gradients; both of our batch norms together are the release's one."""
-    parts = {
+    parts: dict[str, list[nn.Module]] = {
         "pre_projection.layers.0fc": [head.projection],
         "knowledge_aug.cross_attn.v_linear": [head.knowledge.value],
         "knowledge_aug.norm": [head.knowledge.normal_norm, head.knowledge.abnormal_norm],
