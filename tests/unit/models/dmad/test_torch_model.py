@@ -60,8 +60,8 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 def test_initial_values() -> None:
     head = DMADHead(200, 100)
-    assert head.projection.weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.05)
-    assert head.scorer[0].weight.std().item() == pytest.approx((2 / 700) ** 0.5, rel=0.05)
+    assert head.get_parameter("projection.weight").std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.05)
+    assert head.get_parameter("scorer.0.weight").std().item() == pytest.approx((2 / 700) ** 0.5, rel=0.05)
     assert head.knowledge.normal_norm.weight.eq(1).all()
 
 
