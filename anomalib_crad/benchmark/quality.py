@@ -32,7 +32,7 @@ from timm.models import PretrainedCfg
 from anomalib_crad.benchmark.common_score import CommonScoreEvaluator
 from anomalib_crad.benchmark.machine import describe_error, load_average, peak_memory
 from anomalib_crad.models.components.image_size import resize_and_normalise
-from anomalib_crad.models.components.training import TrainingDefaults
+from anomalib_crad.models.components.lightning_model import FeatureReconstruction
 from anomalib_crad.provenance import plain
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _check_own_limit(model: AnomalibModule) -> None:
     """Refuse a model that would train as long as Lightning does where nobody says how long."""
     limited = {"max_epochs", "max_steps"} & set(model.trainer_arguments)
     untrained = model.learning_type in {LearningType.ZERO_SHOT, LearningType.FEW_SHOT}
-    if not (limited or untrained or isinstance(model, TrainingDefaults)):
+    if not (limited or untrained or isinstance(model, FeatureReconstruction)):
         msg = f"{type(model).__name__} sets no limit to its training, which would run 1000 epochs: set max_epochs."
         raise ValueError(msg)
 

@@ -15,7 +15,7 @@ from anomalib.models import AnomalibModule
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_crad.deploy.package import file_hash
-from anomalib_crad.models.components.checkpoint_file import check_checkpoint_file
+from anomalib_crad.models.components.checkpoints import check_checkpoint_file
 from anomalib_crad.post_processing import CategoryPostProcessor
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -46,30 +46,6 @@ def check_is_trained(model_name: str, head: nn.Module, initial: str | None) -> N
             f"This {model_name} has not been trained, so its scores would mean nothing. Train it first, or pass the "
             f"checkpoint of a training (command line: --ckpt_path PATH; Python: "
             f"{model_name}.load_from_checkpoint(PATH))."
-        )
-        raise ValueError(msg)
-
-
-def check_checkpoint(model_name: str, own: Mapping[str, Tensor], checkpoint: Mapping[str, object]) -> None:
-    """See that a checkpoint is of the model that shall load it.
-
-    Args:
-        model_name: Class of the model.
-        own: State dict of the model.
-        checkpoint: What was read.
-
-    Raises:
-        ValueError: If tensors of the network itself are missing from it or unknown to the model.
-    """
-    saved = checkpoint.get("state_dict")
-    names = {name for name in saved if name.startswith("model.")} if isinstance(saved, dict) else set()
-    expected = {name for name in own if name.startswith("model.")}
-    if names != expected:
-        example = min(expected - names or names - expected)
-        msg = (
-            f"The checkpoint is not one of {model_name}: {len(expected - names)} of the {len(expected)} tensors of its "
-            f"network are missing and {len(names - expected)} are unknown (such as '{example}'). Pass a checkpoint "
-            f"that a training of {model_name} has written (weights/lightning/model.ckpt in the folder of the run)."
         )
         raise ValueError(msg)
 

@@ -8,7 +8,7 @@ and thresholds of single categories, which do not fit into a graph that is never
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torchmetrics import Metric
 
-from anomalib_crad.export.checks import check_is_trained, exportable_size, fingerprint
+from anomalib_crad.export.checks import check_is_trained, exportable_size
 from anomalib_crad.export.compression import check_compression, compress_file
 from anomalib_crad.export.node_names import name_nodes_by_module
 from anomalib_crad.export.quiet import quiet_exporter, quiet_quantizer
@@ -26,17 +26,13 @@ from anomalib_crad.export.whole_files import write_whole
 from anomalib_crad.optional_packages import require_packages
 from anomalib_crad.post_processing import write_thresholds
 
-if TYPE_CHECKING:
-    from anomalib_crad.models.components.features import MultiScaleFeatures
-
 #: What the exporter writes without a conversion, and what OpenVINO reads since 2023.
 ONNX_OPSET = 18
 _ONNX_PACKAGES = ("onnx", "onnxscript")
-_INITIAL_HEAD = "initial_head"
 
 
-class Exporting(LightningModule):
-    """Mixin for an ``AnomalibModule``, whose constructor calls :meth:`note_initial_head` in the end.
+class Exportable(LightningModule):
+    """Mixin for an ``AnomalibModule``.
 
     Attributes:
         model: What is exported, between pre- and post-processor: a frozen ``feature_extractor``, which is a
@@ -61,33 +57,16 @@ class Exporting(LightningModule):
     )
     single_precision_modules: tuple[str, ...] = floating_point_modules
 
-    _initial_head: str | None = None
+    initial_fingerprint: str | None = None
 
-    def note_initial_head(self) -> None:
-        """Remember what the head holds before anything is learnt or loaded, by which an untrained model is told."""
-        self._initial_head = fingerprint(self._head)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the head held at first, so that a checkpoint without a step is told too.
-
-        Args:
-            checkpoint: What Lightning saves.
-        """
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[_INITIAL_HEAD] = self._initial_head
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what the head held at first.
-
-        Args:
-            checkpoint: What Lightning saved.
-        """
-        super().on_load_checkpoint(checkpoint)
-        self._initial_head = checkpoint.get(_INITIAL_HEAD)
+    @property
+    def trained_module(self) -> nn.Module:
+        """The module that training changes."""
+        raise NotImplementedError
 
     def fetch_weights(self) -> None:
-        """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""
-        cast("MultiScaleFeatures", self.model.feature_extractor).load_weights()
+        """Fetch pretrained weights that the model has not loaded yet."""
+        raise NotImplementedError
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model", raw_scores: bool = False) -> Path:
         """Export to PyTorch as anomalib does: a pickle, which needs this package where it is loaded.
@@ -110,7 +89,7 @@ class Exporting(LightningModule):
 
         def write(root: Path) -> Path:
             with scores_left_raw(self.post_processor, raw_scores):
-                return super(Exporting, self).to_torch(root, model_file_name)  # type: ignore[misc]  # of the AnomalibModule
+                return super(Exportable, self).to_torch(root, model_file_name)  # type: ignore[misc]  # of the AnomalibModule
 
         return write_whole(export_root, ExportType.TORCH, write)
 
@@ -148,7 +127,7 @@ class Exporting(LightningModule):
 
         def write(root: Path) -> Path:
             with quiet_exporter(), scores_left_raw(self.post_processor, raw_scores):
-                path: Path = super(Exporting, self).to_onnx(root, model_file_name, size, **options)  # type: ignore[call-arg, assignment]
+                path: Path = super(Exportable, self).to_onnx(root, model_file_name, size, **options)  # type: ignore[call-arg, assignment]
                 name_nodes_by_module(path)
                 write_thresholds(path, self.post_processor)
             return path
@@ -211,7 +190,7 @@ class Exporting(LightningModule):
         kept = self.single_precision_modules if half else self.floating_point_modules
 
         def write(root: Path) -> Path:
-            path: Path = super(Exporting, self).to_openvino(  # type: ignore[misc]  # of the AnomalibModule
+            path: Path = super(Exportable, self).to_openvino(  # type: ignore[misc]  # of the AnomalibModule
                 export_root=root,
                 model_file_name=model_file_name,
                 input_size=input_size,
@@ -228,13 +207,9 @@ class Exporting(LightningModule):
 
         return write_whole(export_root, ExportType.OPENVINO, write)
 
-    @property
-    def _head(self) -> nn.Module:
-        return cast("nn.Module", self.model.reconstruction)
-
     def _check_before_export(self) -> None:
-        check_is_trained(type(self).__name__, self._head, self._initial_head)
-        vars(self).pop("_initial_head", None)  # what is trained stays so, and a pickle needs no trace of how it began
+        check_is_trained(type(self).__name__, self.trained_module, self.initial_fingerprint)
+        self.initial_fingerprint = None  # what is trained stays trained, and a pickle need not say how it began
         self.fetch_weights()
 
     def _exportable_size(self, input_size: tuple[int, int] | None) -> tuple[int, int] | None:

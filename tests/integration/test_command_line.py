@@ -132,25 +132,25 @@ def test_every_configuration_builds_its_model_and_data(path: Path) -> None:
 
 
 ABLATION: dict[str, dict[str, Any]] = {
-    "global_only": {"local_memory": False, "refinement": False, "jitter": False},
-    "local_only": {"global_memory": False, "refinement": False, "jitter": False},
-    "both": {"refinement": False, "jitter": False},
-    "refinement": {"jitter": False},
+    "global_only": {"local_memory": False, "refinement": False, "jitter_probability": 0},
+    "local_only": {"global_memory": False, "refinement": False, "jitter_probability": 0},
+    "both": {"refinement": False, "jitter_probability": 0},
+    "refinement": {"jitter_probability": 0},
     "jitter": {},
     "local_vector_quantization": {
         "memory": "vector_quantization",
         "global_memory": False,
         "refinement": False,
-        "jitter": False,
+        "jitter_probability": 0,
     },
-    "local_attention": {"memory": "attention", "global_memory": False, "refinement": False, "jitter": False},
+    "local_attention": {"memory": "attention", "global_memory": False, "refinement": False, "jitter_probability": 0},
     "global_vector_quantization": {
         "memory": "vector_quantization",
         "local_memory": False,
         "refinement": False,
-        "jitter": False,
+        "jitter_probability": 0,
     },
-    "global_attention": {"memory": "attention", "local_memory": False, "refinement": False, "jitter": False},
+    "global_attention": {"memory": "attention", "local_memory": False, "refinement": False, "jitter_probability": 0},
 }
 
 

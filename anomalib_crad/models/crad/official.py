@@ -30,8 +30,8 @@ _BLOCK_NAMES = {
     "1": "expand.1",
     "3": "depthwise.0",
     "4": "depthwise.1",
-    "5.fc.0": "depthwise.2.gate.1",
-    "5.fc.2": "depthwise.2.gate.3",
+    "5.fc.0": "depthwise.2.fc1",
+    "5.fc.2": "depthwise.2.fc2",
     "7": "project.0",
     "8": "project.1",
 }

@@ -15,25 +15,36 @@ Axis letters: B batch, C channels, H x W positions.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
-from anomalib_crad.models.components.torch_model import ReconstructionModel
-from anomalib_crad.models.crad.discrete_memory import DiscreteEntries, DiscreteMemory
+from anomalib_crad.models.components.checkpoints import DeprecatedArgumentWarning
+from anomalib_crad.models.components.torch_model import ReconstructionModel, TrainingOutput, reconstruction_loss
+from anomalib_crad.models.crad.discrete_memory import (
+    DiscreteEntries,
+    MemoryKind,
+    build_global_memory,
+    build_local_memory,
+)
 from anomalib_crad.models.crad.fusion import Fusion
-from anomalib_crad.models.crad.memory import JITTER_PROBABILITY, JITTER_STD, ContinuousGrid
-from anomalib_crad.models.crad.memory_kinds import MemoryKind, build_global_memory, build_local_memory
+from anomalib_crad.models.crad.memory import JITTER_PROBABILITY, JITTER_STD, ContinuousGrid, FeatureMemory
 from anomalib_crad.models.crad.refinement import at_least_single_precision, refine
 
 INITIAL_WEIGHT_STD = 0.01
+JITTER_IS_DEPRECATED = (
+    "jitter=False is deprecated and will be removed in the next release. Write jitter_probability=0 instead, which "
+    "does the same (command line: --model.jitter_probability=0)."
+)
 
 
 class ContinuousMemoryReconstruction(nn.Module):
     """Rebuild features from continuous memories of normal ones.
 
-    The last five arguments take the method apart, as the paper's ablation and its comparison of memories do. With one
-    memory left out, the other one's features fill both inputs of the fusion: the fusion keeps its width and its
-    parameters, and what changes is the memory alone.
+    The arguments from ``memory`` to ``refinement`` take the method apart, as the paper's ablation and its comparison of
+    memories do. If one memory is left out, the other one's features fill both inputs of the fusion: the fusion keeps
+    its width and its parameters, and only the memory changes.
 
     Args:
         in_channels: Channels of the features (C).
@@ -43,14 +54,14 @@ class ContinuousMemoryReconstruction(nn.Module):
         num_blocks: Inverted residual blocks of the fusion. Defaults to ``11``.
         hidden_channels: Width inside these blocks. Defaults to ``864``.
         jitter_std: Standard deviation of the noise on local coordinates in training. Defaults to ``0.05``.
-        jitter_probability: Chance that a batch is jittered. Defaults to ``0.5``.
+        jitter_probability: Chance that a batch is jittered. Only a local grid has coordinates to jitter: with another
+            kind of memory, or without the local memory, it has no effect. Defaults to ``0.5``.
         memory: Kind of both memories: ``"grid"``, or at the same number of entries ``"vector_quantization"`` or
             ``"attention"``. Defaults to ``"grid"``.
         local_memory: Read the local memory. Defaults to ``True``.
         global_memory: Read the global memory. Defaults to ``True``.
         refinement: Refine what the fusion rebuilds. Without it the fusion's output is x_hat. Defaults to ``True``.
-        jitter: Jitter coordinates in training. Only a local grid has coordinates that are jittered: with another kind,
-            or without the local memory, it has no effect. Defaults to ``True``.
+        jitter: Deprecated; ``False`` is the same as ``jitter_probability=0``. Defaults to ``True``.
 
     Raises:
         ValueError: If both memories are left out, or the kind of memory is unknown.
@@ -76,17 +87,18 @@ class ContinuousMemoryReconstruction(nn.Module):
         if not local_memory and not global_memory:
             msg = "local_memory and global_memory are both False: a model without memory has nothing to rebuild from."
             raise ValueError(msg)
+        if not jitter:
+            warnings.warn(JITTER_IS_DEPRECATED, DeprecatedArgumentWarning, stacklevel=2)
+            jitter_probability = 0.0
         self.feature_shape = (in_channels, feature_size[0], feature_size[1])
         self.refinement = refinement
         self.local_memory = (
-            build_local_memory(memory, in_channels, local_resolution, jitter_std, jitter_probability if jitter else 0.0)
+            build_local_memory(memory, in_channels, local_resolution, jitter_std, jitter_probability)
             if local_memory
             else None
         )
         self.global_memory = (
-            build_global_memory(memory, in_channels, self.feature_shape[1:], global_resolution)
-            if global_memory
-            else None
+            build_global_memory(memory, in_channels, feature_size, global_resolution) if global_memory else None
         )
         self.fusion = Fusion(in_channels, num_blocks, hidden_channels)
         self.apply(_initialise)
@@ -103,6 +115,45 @@ class ContinuousMemoryReconstruction(nn.Module):
         Raises:
             ValueError: If the features' shape is not the one that the model was built for.
         """
+        self._check_shape(features)
+        return self._rebuild([memory(features) for memory in self._memories()], features)
+
+    def read_and_rebuild(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rebuild and refine features in training.
+
+        Args:
+            features: As in :meth:`forward`.
+
+        Returns:
+            What :meth:`forward` returns, and the sum of the losses that memories add to the training loss, a scalar:
+            the codebook losses of vector quantisation, ``None`` for the other kinds of memory.
+
+        Raises:
+            ValueError: As :meth:`forward`.
+        """
+        self._check_shape(features)
+        reads = [memory.read(features) for memory in self._memories()]
+        losses = [loss for _, loss in reads if loss is not None]
+        rebuilt = self._rebuild([values for values, _ in reads], features)
+        return rebuilt, torch.stack(losses).sum() if losses else None
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by learning rate: ``grids`` (what memories of any kind store) and ``networks`` (all others)."""
+        grids = [part.values for part in self.modules() if isinstance(part, ContinuousGrid | DiscreteEntries)]
+        known = {id(grid) for grid in grids}
+        return {"grids": grids, "networks": [value for value in self.parameters() if id(value) not in known]}
+
+    def _memories(self) -> list[FeatureMemory]:
+        return [memory for memory in (self.global_memory, self.local_memory) if memory is not None]
+
+    def _rebuild(self, reads: list[torch.Tensor], features: torch.Tensor) -> torch.Tensor:
+        """From what one or two memories remember, the global one first, to x_hat."""
+        reconstruction = self.fusion(reads[0], reads[-1])
+        if self.refinement:
+            return refine(reconstruction, features)
+        return at_least_single_precision(reconstruction)
+
+    def _check_shape(self, features: torch.Tensor) -> None:
         if tuple(features.shape[1:]) != self.feature_shape:
             reason = "" if self.global_memory is None else "The global memory ties a model to its image size. "
             msg = (
@@ -111,32 +162,6 @@ class ContinuousMemoryReconstruction(nn.Module):
                 "was built for, or build and train a model with another image_size."
             )
             raise ValueError(msg)
-        reads = [memory(features) for memory in (self.global_memory, self.local_memory) if memory is not None]
-        reconstruction = self.fusion(reads[0], reads[-1])
-        if self.refinement:
-            return refine(reconstruction, features)
-        return at_least_single_precision(reconstruction)
-
-    def memory_loss(self, features: torch.Tensor) -> torch.Tensor:
-        """What the memories themselves add to the training loss.
-
-        Args:
-            features: The features that are rebuilt, B x C x H x W.
-
-        Returns:
-            A scalar: the codebook losses of vector quantisation, 0 for the other kinds of memory.
-        """
-        loss = features.new_zeros(())
-        for memory in (self.global_memory, self.local_memory):
-            if isinstance(memory, DiscreteMemory):
-                loss = loss + memory.loss(features)
-        return loss
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by learning rate: ``grids`` (what memories of any kind store) and ``networks`` (all others)."""
-        grids = [part.values for part in self.modules() if isinstance(part, ContinuousGrid | DiscreteEntries)]
-        known = {id(grid) for grid in grids}
-        return {"grids": grids, "networks": [value for value in self.parameters() if id(value) not in known]}
 
 
 def _initialise(module: nn.Module) -> None:
@@ -151,3 +176,19 @@ class CradModel(ReconstructionModel):
     """Images to anomaly maps and image scores, with :class:`ContinuousMemoryReconstruction` between."""
 
     reconstruction: ContinuousMemoryReconstruction
+
+    def training_output(self, features: torch.Tensor) -> TrainingOutput:
+        """Rebuild features.
+
+        Args:
+            features: B x C x H x W, as the feature extractor gives them.
+
+        Returns:
+            Features, their reconstruction, and the losses ``reconstruction`` (CRAD, section 3.6) and, with vector
+            quantisation, ``codebook``.
+        """
+        reconstruction, codebook_loss = self.reconstruction.read_and_rebuild(features)
+        losses = {"reconstruction": reconstruction_loss(reconstruction, features)}
+        if codebook_loss is not None:
+            losses["codebook"] = codebook_loss
+        return TrainingOutput(features, reconstruction, losses)

@@ -19,7 +19,6 @@ https://arxiv.org/abs/2206.03687
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -28,29 +27,11 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
 
-from anomalib_crad.export.exportable import Exporting
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
-from anomalib_crad.models.components.features import plain_layers
-from anomalib_crad.models.components.image_size import resize_and_normalise, resolve_image_size
-from anomalib_crad.models.components.training import check_training_arguments
+from anomalib_crad.models.components.features import EFFICIENTNET_B4
+from anomalib_crad.models.components.training import check_training_arguments, random_numbers_of
 from anomalib_crad.models.uniad.anomaly_map import AnomalyMapGenerator
-from anomalib_crad.models.uniad.loss import UniADLoss
 from anomalib_crad.models.uniad.torch_model import UniADModel, UniADReconstruction
-
-#: The paper's backbone is trained on ImageNet alone; timm's plain ``tf_efficientnet_b4`` is trained on far more images.
-BACKBONE = "tf_efficientnet_b4.aa_in1k"
-#: Arguments that a checkpoint's tensors depend on; heads and neighbourhood change no shape, but what was learnt.
-ARCHITECTURE = (
-    "backbone",
-    "layers",
-    "image_size",
-    "hidden_dim",
-    "num_heads",
-    "num_encoder_layers",
-    "num_decoder_layers",
-    "feedforward_dim",
-    "neighbor_size",
-)
 
 
 class UniAD(FeatureReconstruction, AnomalibModule):
@@ -99,16 +80,27 @@ class UniAD(FeatureReconstruction, AnomalibModule):
         ValueError: If the backbone or a stage is unknown, the image size does not fit, or an argument is out of range.
     """
 
-    architecture_arguments = ARCHITECTURE
+    # The heads and the neighbourhood change no shape, but what was learnt.
+    architecture_arguments = (
+        "backbone",
+        "layers",
+        "image_size",
+        "hidden_dim",
+        "num_heads",
+        "num_encoder_layers",
+        "num_decoder_layers",
+        "feedforward_dim",
+        "neighbor_size",
+    )
     gradient_clip_norm = 0.1
-    # The output projection gives the reconstruction itself, as Crad's last convolution does, on which 8 bits show most;
-    # the input projection takes in the whole range of the features. The two are 2 % of the head's multiply-adds.
-    floating_point_modules = (*Exporting.floating_point_modules, "model.reconstruction.*_projection")
-    lr_step_share = 0.8  # step 800 of the paper's 1000 epochs
+    # The output projection computes the reconstruction itself, as Crad's last convolution does, where 8 bits show most;
+    # the input projection takes the whole range of the features. Both are 2 % of the head's multiply-adds.
+    floating_point_modules = (*FeatureReconstruction.floating_point_modules, "model.reconstruction.*_projection")
+    lr_step_share = 0.8  # epoch 800 of the paper's 1000
 
     def __init__(
         self,
-        backbone: str = BACKBONE,
+        backbone: str = EFFICIENTNET_B4,
         layers: Sequence[int | str] = (0, 1, 2, 3),
         pre_trained: bool = True,
         weights: str | Path | None = None,
@@ -132,57 +124,30 @@ class UniAD(FeatureReconstruction, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        # Checkpoints hold plain data only, and these may arrive as omegaconf's lists or as paths.
-        layers = plain_layers(layers)
-        weights = None if weights is None else str(weights)
-        size = resolve_image_size(image_size, pre_processor)
-        image_size = list(size)
-        window = _height_and_width(neighbor_size)
-        neighbor_size = list(window)
+        super().__init__(image_size, pre_processor, post_processor, evaluator, visualizer)
         check_training_arguments({"learning_rate": learning_rate}, weight_decay, max_epochs, lr_step, seed)
-
-        # A model built between other random draws must neither depend on them nor change them.
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            feature_extractor = MultiScaleFeatures(
-                backbone, layers, size, pre_trained=pre_trained, weights=weights, resize_to="coarsest"
-            )
-            reconstruction = UniADReconstruction(
-                in_channels=feature_extractor.out_channels,
-                feature_size=feature_extractor.feature_size,
+        with random_numbers_of(seed):
+            features = MultiScaleFeatures(backbone, layers, self.image_size, pre_trained, weights, resize_to="coarsest")
+            head = UniADReconstruction(
+                in_channels=features.out_channels,
+                feature_size=features.feature_size,
                 hidden_dim=hidden_dim,
                 num_heads=num_heads,
                 num_encoder_layers=num_encoder_layers,
                 num_decoder_layers=num_decoder_layers,
                 feedforward_dim=feedforward_dim,
-                neighbor_size=window,
+                neighbor_size=_height_and_width(neighbor_size),
                 dropout=dropout,
                 jitter_scale=jitter_scale,
                 jitter_probability=jitter_probability,
             )
-        if pre_processor is True:
-            pre_processor = resize_and_normalise(size, feature_extractor.mean, feature_extractor.std)
-        super().__init__(
-            pre_processor=pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.max_epochs = max_epochs
-        self.lr_step = lr_step
-        self.seed = seed
-        self.model: UniADModel = UniADModel(feature_extractor, reconstruction, AnomalyMapGenerator(size))
-        self.loss = UniADLoss()
-        self.note_initial_head()
+        self.model: UniADModel = UniADModel(features, head, AnomalyMapGenerator(self.image_size))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the whole head; the learning rate drops to a tenth at ``lr_step``."""
-        head = {"params": list(self.model.reconstruction.parameters()), "name": "networks"}
-        optimizer = AdamW([head], lr=self.learning_rate, weight_decay=self.weight_decay)
-        return {"optimizer": optimizer, "lr_scheduler": self.step_schedule(optimizer)}
+        parameters = {"params": list(self.model.reconstruction.parameters()), "name": "networks"}
+        rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]
+        return self.with_drop(AdamW([parameters], lr=rate, weight_decay=decay))
 
 
 def _height_and_width(neighbor_size: Sequence[int]) -> tuple[int, int]:

@@ -19,11 +19,15 @@ import torch
 from torch import nn
 
 from anomalib_crad.models.components.torch_model import ReconstructionModel
-from anomalib_crad.models.uniad.attention import Attention, neighbor_mask
-from anomalib_crad.models.uniad.decoder import Decoder
-from anomalib_crad.models.uniad.encoder import Encoder
-from anomalib_crad.models.uniad.jitter import JITTER_PROBABILITY, JITTER_SCALE, FeatureJitter
-from anomalib_crad.models.uniad.position import PositionEmbedding
+from anomalib_crad.models.components.transformer import Attention, PositionEmbedding
+from anomalib_crad.models.uniad.transformer import (
+    JITTER_PROBABILITY,
+    JITTER_SCALE,
+    Decoder,
+    Encoder,
+    FeatureJitter,
+    neighbor_mask,
+)
 
 
 class UniADReconstruction(nn.Module):

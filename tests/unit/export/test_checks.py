@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from anomalib_crad.export.checks import (
-    check_checkpoint,
     check_is_trained,
     exportable_size,
     fingerprint,
@@ -36,17 +35,6 @@ def test_a_fingerprint_is_of_the_numbers_and_not_of_where_they_lie() -> None:
     with torch.no_grad():
         layer.weight[3, 2, 1, 1] += 1e-3
     assert fingerprint(layer) != before
-
-
-def test_a_checkpoint_of_another_model_is_refused() -> None:
-    own = {"model.memory": torch.zeros(1), "model.fusion": torch.zeros(1), "post_processor.threshold": torch.zeros(1)}
-    check_checkpoint("Crad", own, {"state_dict": {"model.memory": 0, "model.fusion": 0}})
-    with pytest.raises(
-        ValueError, match="not one of Crad: 1 of the 2 tensors of its network are missing and 1 are unknown"
-    ):
-        check_checkpoint("Crad", own, {"state_dict": {"model.memory": 0, "model.bank": 0}})
-    with pytest.raises(ValueError, match="2 of the 2 tensors of its network are missing"):
-        check_checkpoint("Crad", own, {"weights": {}})
 
 
 @pytest.mark.parametrize(

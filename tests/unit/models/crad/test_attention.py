@@ -7,12 +7,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from anomalib_crad.models.crad.attention import Attention
+from anomalib_crad.models.crad.discrete_memory import AttentionEntries
 
 
-def entries(out_dim: int = 6, num_entries: int = 16) -> Attention:
+def entries(out_dim: int = 6, num_entries: int = 16) -> AttentionEntries:
     torch.manual_seed(0)
-    attention = Attention(out_dim, num_entries)
+    attention = AttentionEntries(out_dim, num_entries)
     torch.nn.init.normal_(attention.values)
     return attention
 

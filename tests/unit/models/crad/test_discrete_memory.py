@@ -7,18 +7,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from anomalib_crad.models.crad.attention import Attention
 from anomalib_crad.models.crad.discrete_memory import (
+    AttentionEntries,
     DiscreteEntries,
     DiscreteMemory,
     GlobalDiscreteMemory,
     LocalDiscreteMemory,
+    MemoryKind,
+    VectorQuantizedEntries,
+    build_global_memory,
+    build_local_memory,
 )
 from anomalib_crad.models.crad.memory import ContinuousGrid, GlobalMemory, LocalMemory
-from anomalib_crad.models.crad.memory_kinds import MemoryKind, build_global_memory, build_local_memory
-from anomalib_crad.models.crad.vector_quantization import VectorQuantization
 
-KINDS = pytest.mark.parametrize("kind", [VectorQuantization, Attention])
+KINDS = pytest.mark.parametrize("kind", [VectorQuantizedEntries, AttentionEntries])
 DISCRETE = pytest.mark.parametrize("kind", ["vector_quantization", "attention"])
 
 
@@ -76,7 +78,7 @@ def test_a_global_memory_reads_whole_feature_maps(kind: type[DiscreteEntries]) -
 def test_kinds_by_name() -> None:
     assert isinstance(build_local_memory("grid", 6, 8, 0.05, 0.5), LocalMemory)
     assert isinstance(build_global_memory("grid", 6, (5, 3), 4), GlobalMemory)
-    for kind, entries in {"vector_quantization": VectorQuantization, "attention": Attention}.items():
+    for kind, entries in {"vector_quantization": VectorQuantizedEntries, "attention": AttentionEntries}.items():
         for memory in (
             build_local_memory(kind, 6, 8, 0.05, 0.5),  # type: ignore[arg-type]  # a plain str
             build_global_memory(kind, 6, (5, 3), 4),  # type: ignore[arg-type]

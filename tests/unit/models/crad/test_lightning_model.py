@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,10 +21,10 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_crad import Crad
 from anomalib_crad.metrics import CategoryEvaluator
+from anomalib_crad.models.components.torch_model import reconstruction_loss
+from anomalib_crad.models.crad.memory import LocalMemory
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lightning.pytorch import LightningModule, Trainer
 
 
@@ -110,7 +112,7 @@ def test_a_checkpoint_of_another_architecture_names_the_arguments_to_give(tiny_r
         {"memory": "vector_quantization"},
         {"memory": "attention"},
         {"memory": "attention", "local_memory": False, "refinement": False},
-        {"global_memory": False, "jitter": False},
+        {"global_memory": False, "jitter_probability": 0.0},
     ],
     ids=str,
 )
@@ -167,11 +169,73 @@ def test_the_training_loss_holds_what_the_memory_adds(tiny_root: Path) -> None:
     batch.image = torch.nn.functional.interpolate(batch.image, size=(32, 32))
     model = narrow(memory="vector_quantization").train()
     model.log = lambda *_, **__: None  # type: ignore[method-assign]  # no trainer is attached
-    reconstruction, features = model.model(batch.image)
-    added = model.model.reconstruction.memory_loss(features)
+    features, reconstruction, losses = model.model(batch.image)
+    added = losses["codebook"]
     assert added > 0
     loss = model.training_step(batch, 0)["loss"]  # type: ignore[index]
-    torch.testing.assert_close(loss, model.loss(reconstruction, features) + added)
+    torch.testing.assert_close(loss, reconstruction_loss(reconstruction, features) + added)
+
+
+def test_every_term_of_the_loss_is_logged_by_name(tiny_root: Path, tmp_path: Path) -> None:
+    engine, _ = fit(tiny_root, narrow(memory="vector_quantization"), tmp_path, max_epochs=1, limit_val_batches=0)
+    logged = engine.trainer.logged_metrics
+    terms = logged["train_loss/reconstruction"] + logged["train_loss/codebook"]
+    torch.testing.assert_close(logged["train_loss_epoch"], terms)
+
+
+def old_checkpoint(model: Crad, path: Path) -> Path:
+    """What the release before this one wrote: other names in squeeze-and-excite, and ``jitter``."""
+    checkpoint = torch.load(path, weights_only=True)
+    state_dict = checkpoint["state_dict"]
+    for name in list(state_dict):
+        old = name.replace(".fc1.", ".gate.1.").replace(".fc2.", ".gate.3.")
+        state_dict[old] = state_dict.pop(name)
+    checkpoint["hyper_parameters"]["jitter"] = False
+    assert [name for name in state_dict if ".gate." in name]
+    assert not set(state_dict) >= set(model.state_dict())
+    torch.save(checkpoint, path.with_name("old.ckpt"))
+    return path.with_name("old.ckpt")
+
+
+def test_a_checkpoint_of_the_release_before_loads_in_silence_and_resumes(tiny_root: Path, tmp_path: Path) -> None:
+    model = narrow(seed=5)
+    engine, _ = fit(tiny_root, model, tmp_path, max_epochs=1)
+    old = old_checkpoint(model, Path(str(engine.best_model_path)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        loaded = Crad.load_from_checkpoint(old)
+    images = torch.rand(2, 3, 40, 40)
+    assert torch.equal(loaded.eval()(images).anomaly_map, model.eval().cpu()(images).anomaly_map)
+    loaded.to_torch(tmp_path)
+
+    resumed = {}
+    for path in (old, engine.best_model_path):
+        model = narrow(seed=5)
+        Engine(default_root_dir=tmp_path, accelerator="cpu", max_epochs=2).fit(
+            model, datamodule=datamodule(tiny_root), ckpt_path=path
+        )
+        resumed[path] = model.model.state_dict()
+    first, second = resumed.values()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_state_dict_of_the_release_before_loads_into_the_head() -> None:
+    head, other = narrow().model.reconstruction, narrow().model.reconstruction
+    old = {name.replace(".fc1.", ".gate.1.").replace(".fc2.", ".gate.3."): v for name, v in head.state_dict().items()}
+    assert set(old) != set(head.state_dict())
+    other.load_state_dict(old, strict=True)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in head.state_dict().items())
+
+
+def test_jitter_is_deprecated_and_still_has_its_effect() -> None:
+    with pytest.warns(FutureWarning, match=r"jitter=False is deprecated.*--model\.jitter_probability=0"):
+        model = narrow(jitter=False)
+    memory = model.model.reconstruction.local_memory
+    assert isinstance(memory, LocalMemory)
+    assert memory.jitter.probability == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        narrow(jitter=True)
 
 
 def test_another_tag_of_the_backbones_weights_is_no_other_architecture(tiny_root: Path, tmp_path: Path) -> None:

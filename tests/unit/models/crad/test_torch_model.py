@@ -76,11 +76,11 @@ def test_models_taken_apart_learn(options: dict[str, object]) -> None:
     features = torch.randn(1, 6, 1, 1) + 0.3 * torch.randn(8, 6, 4, 5)
     losses = []
     for _ in range(40):
-        refined = head(features)
+        refined, added = head.read_and_rebuild(features)
         assert refined.shape == features.shape
         loss = (refined - features).square().mean()
         optimizer.zero_grad()
-        (loss + head.memory_loss(features)).backward()
+        (loss if added is None else loss + added).backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
@@ -89,7 +89,7 @@ def test_models_taken_apart_learn(options: dict[str, object]) -> None:
 @pytest.mark.parametrize("memory", ["grid", "attention"])
 def test_only_vector_quantisation_adds_to_the_loss(memory: str) -> None:
     features = torch.randn(3, 6, 4, 5)
-    assert narrow(memory=memory).memory_loss(features).item() == 0
+    assert narrow(memory=memory).read_and_rebuild(features)[1] is None
 
 
 def test_each_vector_quantised_memory_adds_its_codebook_loss() -> None:
@@ -99,7 +99,9 @@ def test_each_vector_quantised_memory_adds_its_codebook_loss() -> None:
     for memory in (head.global_memory, head.local_memory):
         assert memory is not None
         expected += (memory(features) - features).square().mean()
-    torch.testing.assert_close(head.memory_loss(features), expected)
+    rebuilt, added = head.read_and_rebuild(features)
+    torch.testing.assert_close(added, expected)
+    assert torch.equal(rebuilt, head(features))
 
 
 def test_a_memory_that_is_left_out_leaves_the_fusion_as_large() -> None:
@@ -128,7 +130,8 @@ def test_a_model_without_memory_is_an_error() -> None:
 
 def test_without_jitter_training_reads_as_evaluation_does() -> None:
     features = torch.randn(2, 6, 4, 5)
-    head = narrow(jitter=False, jitter_probability=1.0)
+    with pytest.warns(FutureWarning, match="jitter=False is deprecated.*Write jitter_probability=0"):
+        head = narrow(jitter=False, jitter_probability=1.0)
     memory = head.local_memory
     assert memory is not None
     assert torch.equal(memory(features), memory.eval()(features))
@@ -139,7 +142,7 @@ def test_without_jitter_training_reads_as_evaluation_does() -> None:
 )
 def test_jitter_has_no_effect_where_no_coordinate_is_jittered(options: dict[str, object]) -> None:
     features = torch.randn(2, 6, 4, 5)
-    outputs = [narrow(jitter_probability=1.0, jitter=jitter, **options)(features) for jitter in (True, False)]
+    outputs = [narrow(jitter_probability=probability, **options)(features) for probability in (1.0, 0.0)]
     assert torch.equal(*outputs)
 
 
@@ -172,7 +175,7 @@ def test_initial_values() -> None:
         {"local_memory": False},
         {"global_memory": False},
         {"refinement": False},
-        {"jitter": False},
+        pytest.param({"jitter": False}, marks=pytest.mark.filterwarnings("ignore:jitter=False")),
     ],
     ids=str,
 )
@@ -212,7 +215,8 @@ def test_the_model_trains_on_features_and_scores_images() -> None:
     model = CradModel(extractor, head, AnomalyMapGenerator((32, 48)))
     images = torch.rand(2, 3, 32, 48)
 
-    reconstruction, features = model.train()(images)
+    features, reconstruction, losses = model.train()(images)
+    assert list(losses) == ["reconstruction"]
     assert reconstruction.shape == features.shape == (2, 64 + 128, 8, 12)
     assert reconstruction.requires_grad
     assert not features.requires_grad

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_a_thousand_epochs_when_nobody_says_otherwise_and_a_drop_after_four_fifths(
     tiny_root: Path, tmp_path: Path
 ) -> None:
-    assert narrow_uniad().max_epochs == 1000
+    assert narrow_uniad().hparams["max_epochs"] == 1000
     model = narrow_uniad(max_epochs=5)
     _, recorder = fit(tiny_root, model, tmp_path, limit_train_batches=1, limit_val_batches=0)
     assert [rate["networks"] for rate in recorder.rates] == pytest.approx([1e-4] * 4 + [1e-5])

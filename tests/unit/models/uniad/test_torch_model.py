@@ -12,7 +12,6 @@ from anomalib.data import InferenceBatch
 
 from anomalib_crad.models.components import MultiScaleFeatures
 from anomalib_crad.models.uniad.anomaly_map import AnomalyMapGenerator
-from anomalib_crad.models.uniad.position import PositionEmbedding
 from anomalib_crad.models.uniad.torch_model import UniADModel, UniADReconstruction
 
 OPTIONS: dict[str, Any] = {
@@ -28,12 +27,6 @@ OPTIONS: dict[str, Any] = {
 def narrow(**arguments: object) -> UniADReconstruction:
     torch.manual_seed(0)
     return UniADReconstruction(6, (4, 5), **{**OPTIONS, **arguments})
-
-
-def test_a_position_is_its_columns_numbers_then_its_rows() -> None:
-    embedding = PositionEmbedding((3, 4), 6)
-    position = embedding().reshape(3, 4, 6)
-    torch.testing.assert_close(position[2, 1], torch.cat((embedding.columns[1], embedding.rows[2])))
 
 
 def test_every_parameter_gets_a_gradient() -> None:
@@ -133,7 +126,8 @@ def test_the_model_trains_on_features_and_scores_images() -> None:
     model = UniADModel(extractor, head, AnomalyMapGenerator((32, 48)))
     images = torch.rand(2, 3, 32, 48)
 
-    reconstruction, features = model.train()(images)
+    features, reconstruction, losses = model.train()(images)
+    assert list(losses) == ["reconstruction"]
     assert reconstruction.shape == features.shape == (2, 64 + 128, 4, 6)
     assert reconstruction.requires_grad
     assert not features.requires_grad

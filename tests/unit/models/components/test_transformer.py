@@ -1,33 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a token sees, and attention against PyTorch's own."""
+"""Attention against PyTorch's own, and learned positions."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
-from anomalib_crad.models.uniad.attention import Attention, neighbor_mask
-
-
-def test_a_token_sees_all_but_the_window_around_itself() -> None:
-    seen = (neighbor_mask((4, 6), (3, 5)) == 0).reshape(4, 6, 4, 6)
-    for row in range(4):
-        for column in range(6):
-            expected = torch.ones(4, 6, dtype=torch.bool)
-            expected[max(row - 1, 0) : row + 2, max(column - 2, 0) : column + 3] = False
-            assert torch.equal(seen[row, column], expected)
-
-
-def test_what_is_not_seen_has_no_influence() -> None:
-    torch.manual_seed(0)
-    attention, mask = Attention(8, 2, dropout=0.0), neighbor_mask((4, 5), (3, 3))
-    tokens, query = torch.randn(1, 20, 8), torch.randn(1, 20, 8)
-    changed = tokens.clone()
-    changed[:, 0] += 1  # the top left corner
-    difference = (attention(query, tokens, tokens, mask) - attention(query, changed, changed, mask)).abs().amax(dim=-1)
-    assert (difference[0] == 0).nonzero().flatten().tolist() == [0, 1, 5, 6]
+from anomalib_crad.models.components.transformer import Attention, PositionEmbedding
+from anomalib_crad.models.uniad.transformer import neighbor_mask
 
 
 def test_it_is_pytorchs_multi_head_attention() -> None:
@@ -59,12 +40,14 @@ def test_weights_of_the_attention_are_dropped_in_training_only() -> None:
     assert torch.equal(attention(tokens, tokens, tokens, mask), attention(tokens, tokens, tokens, mask))
 
 
-@pytest.mark.parametrize("neighbor_size", [(2, 3), (3, 0), (-1, 3)])
-def test_window_without_a_centre_is_an_error(neighbor_size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="neighbor_size must be two odd numbers"):
-        neighbor_mask((8, 8), neighbor_size)
+def test_without_a_mask_a_token_attends_to_all() -> None:
+    torch.manual_seed(0)
+    attention, tokens = Attention(8, 2, dropout=0.0), torch.randn(2, 9, 8)
+    expected = attention(tokens, tokens, tokens, torch.zeros(9, 9))
+    assert torch.equal(attention(tokens, tokens, tokens), expected)
 
 
-def test_window_that_hides_everything_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"neighbor_size 7 x 7 hides all 4 x 4 positions.*smaller neighbor_size"):
-        neighbor_mask((4, 4), (7, 7))
+def test_a_position_is_its_columns_numbers_then_its_rows() -> None:
+    embedding = PositionEmbedding((3, 4), 6)
+    position = embedding().reshape(3, 4, 6)
+    torch.testing.assert_close(position[2, 1], torch.cat((embedding.columns[1], embedding.rows[2])))
