@@ -23,14 +23,16 @@ if TYPE_CHECKING:
     from anomalib_crad.data.multi_category import MultiCategory
     from anomalib_crad.data.mvtec import MVTec
     from anomalib_crad.models.crad.lightning_model import Crad
+    from anomalib_crad.models.dmad.lightning_model import Dmad
     from anomalib_crad.models.uniad.lightning_model import UniAD
 
 __version__ = "0.1.0"
 
-__all__ = ["Crad", "Elpv", "MVTec", "MultiCategory", "UniAD"]
+__all__ = ["Crad", "Dmad", "Elpv", "MVTec", "MultiCategory", "UniAD"]
 
 _DEFINED_IN = {
     "Crad": "anomalib_crad.models.crad.lightning_model",
+    "Dmad": "anomalib_crad.models.dmad.lightning_model",
     "Elpv": "anomalib_crad.data.elpv",
     "MVTec": "anomalib_crad.data.mvtec",
     "MultiCategory": "anomalib_crad.data.multi_category",

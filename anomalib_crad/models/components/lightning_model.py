@@ -66,7 +66,7 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
 
     Args:
         image_size: Height and width of the images that the network sees, or ``None``: the size that ``pre_processor``
-            resizes to, or else 224 x 224. ``self.image_size`` is what was found.
+            resizes to, or else ``default_image_size``. ``self.image_size`` is what was found.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
@@ -77,6 +77,7 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         architecture_arguments: Constructor arguments that decide about a checkpoint's tensors: about their shapes, or
             about what they were trained for.
         renamed_tensors: What ends of tensors' names were in older releases (regular expressions), and what they are.
+        default_image_size: Height and width of the images where neither an argument nor a pre-processor says.
         gradient_clip_norm: Largest norm of the gradient where the trainer's ``gradient_clip_val`` is not set; ``None``
             does not clip.
         lr_step_share: Share of the epochs after which :meth:`with_drop` drops the learning rates without ``lr_step``.
@@ -85,6 +86,7 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
     model: ReconstructionModel
     architecture_arguments: tuple[str, ...]
     renamed_tensors: Mapping[str, str] = {}
+    default_image_size: tuple[int, int] = IMAGE_SIZE
     gradient_clip_norm: float | None = None
     lr_step_share: float = 0.8
 
@@ -103,7 +105,8 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
             visualizer=visualizer,
         )
         # anomalib has saved the arguments as they came; a checkpoint must hold plain data.
-        arguments = {**self.hparams, "image_size": resolve_image_size(image_size, pre_processor)}
+        size = resolve_image_size(image_size, pre_processor, self.default_image_size)
+        arguments = {**self.hparams, "image_size": size}
         self.save_hyperparameters({name: plain_data(value) for name, value in arguments.items()})
         if pre_processor is True:
             self.pre_processor = resize_and_normalise(self.image_size, *image_statistics(self.hparams["backbone"]))

@@ -1,3 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""DMAD: two memory banks, of normal and of abnormal patches, for detectors that may have seen a few defects."""
+"""DMAD: dual memory banks for anomaly detection with few annotated defects, or with none."""
+
+from anomalib_crad.models.dmad.lightning_model import Dmad
+from anomalib_crad.models.dmad.torch_model import DMADHead, DmadModel
+
+__all__ = ["DMADHead", "Dmad", "DmadModel"]

@@ -10,12 +10,14 @@ Axis letters: B batch, H x W patches of an image, N patches in all, D numbers a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
+from anomalib_crad.models.components.torch_model import ReconstructionModel, TrainingOutput
+from anomalib_crad.models.dmad.abnormal import NOISE_STD
 from anomalib_crad.models.dmad.bank import MemoryBank
 from anomalib_crad.models.dmad.knowledge import Knowledge
 from anomalib_crad.models.dmad.patches import PATCH_DIM, PatchEmbedding
@@ -23,9 +25,13 @@ from anomalib_crad.models.dmad.patches import PATCH_DIM, PatchEmbedding
 if TYPE_CHECKING:
     from anomalib_crad.models.components.features import MultiScaleFeatures
     from anomalib_crad.models.dmad.anomaly_map import AnomalyMapGenerator
+    from anomalib_crad.models.dmad.loss import DMADLoss
 
 HIDDEN_DIM = 1024
 LEAKY_SLOPE = 0.2
+
+#: Patches and their nearest entries in the normal and the abnormal bank, each N x D: what the head takes.
+HeadInputs: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
 
 
 class DMADHead(nn.Module):
@@ -135,8 +141,8 @@ def _initialise(module: nn.Module) -> None:
         nn.init.xavier_normal_(module.weight)
 
 
-class DmadModel(nn.Module):
-    """Images to anomaly maps and image scores.
+class DmadModel(ReconstructionModel):
+    """Images to anomaly maps and image scores, and in training to the terms of the loss.
 
     The banks are buffers: a checkpoint and an export carry them, and loading one takes over their sizes.
 
@@ -145,7 +151,18 @@ class DmadModel(nn.Module):
         embedding: Makes patches of stages.
         head: Scores patches.
         anomaly_map_generator: Makes a map and an image score of patch scores.
+        loss: Compares the scores of normal, noisy and annotated patches.
+        noise_std: Standard deviation of the noise that is added to representations in training.
+            Defaults to ``0.015``.
+
+    Attributes:
+        reconstruction: The head, by the name that all models give to what is trained; DMAD's rebuilds nothing.
+        normal_bank: Normal patches; empty until it is filled or loaded.
+        abnormal_bank: Abnormal patches; empty until it is filled or loaded.
     """
+
+    reconstruction: DMADHead
+    anomaly_map_generator: AnomalyMapGenerator
 
     def __init__(
         self,
@@ -153,14 +170,18 @@ class DmadModel(nn.Module):
         embedding: PatchEmbedding,
         head: DMADHead,
         anomaly_map_generator: AnomalyMapGenerator,
+        loss: DMADLoss,
+        noise_std: float = NOISE_STD,
     ) -> None:
-        super().__init__()
-        self.feature_extractor = feature_extractor
+        super().__init__(feature_extractor, head, anomaly_map_generator)
+        if not noise_std > 0:
+            msg = f"noise_std must be greater than 0, or noisy patches would be normal ones, got {noise_std}."
+            raise ValueError(msg)
         self.embedding = embedding
         self.normal_bank = MemoryBank(embedding.dim)
         self.abnormal_bank = MemoryBank(embedding.dim)
-        self.head = head
-        self.anomaly_map_generator = anomaly_map_generator
+        self.loss = loss
+        self.noise_std = noise_std
 
     @torch.no_grad()
     def embed(self, images: torch.Tensor) -> torch.Tensor:
@@ -187,28 +208,58 @@ class DmadModel(nn.Module):
         Raises:
             ValueError: If a bank is empty.
         """
-        normal, abnormal = (
-            bank.entries.index_select(0, bank.nearest(patches)) for bank in (self.normal_bank, self.abnormal_bank)
-        )
+        banks = (self.normal_bank, self.abnormal_bank)
+        normal, abnormal = (bank.entries.index_select(0, bank.nearest(patches)) for bank in banks)
         return normal, abnormal
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | InferenceBatch:
+    def forward(self, images: torch.Tensor) -> TrainingOutput | InferenceBatch:
         """Run the model.
 
         Args:
-            images: Normalised images, B x 3 x height x width.
+            images: Normalised images, B x 3 x height x width; in training mode normal ones only.
 
         Returns:
-            In training mode what the head takes: all patches of the batch and their nearest entries of the normal and
-            the abnormal bank, each (B * H * W) x D. Otherwise an ``InferenceBatch`` with ``pred_score`` of shape
-            ``(B,)`` and ``anomaly_map`` of B x 1 x height x width; high is abnormal.
+            :meth:`training_output` in training mode, :meth:`prediction` otherwise.
         """
-        patches = self.embed(images).flatten(0, 1)
-        neighbours = self.neighbours(patches)
-        if self.training:
-            return patches, *neighbours
-        patch_scores = -self.head(patches, *neighbours)
-        anomaly_map, pred_score = self.anomaly_map_generator(
-            patch_scores.unflatten(0, (-1, *self.feature_extractor.feature_size))
-        )
+        patches = self.embed(images)
+        return self.training_output(patches) if self.training else self.prediction(patches)
+
+    def training_output(self, features: torch.Tensor, annotated: HeadInputs | None = None) -> TrainingOutput:
+        """Compute the terms of the loss.
+
+        Normal and annotated patches go through the knowledge in one call, and all representations through the scorer in
+        one: a batch norm that saw them apart would remove what tells them apart.
+
+        Args:
+            features: Patches of normal images, B x (H * W) x D.
+            annotated: Annotated abnormal patches and their nearest entries in the normal and the abnormal bank, each
+                N x D. Defaults to ``None``: there are none.
+
+        Returns:
+            The patches, no reconstruction, and the loss by its terms.
+        """
+        patches = features.flatten(0, 1)
+        parts: HeadInputs = (patches, *self.neighbours(patches))
+        if annotated is not None:
+            parts = tuple(torch.cat(both) for both in zip(parts, annotated, strict=True))  # type: ignore[assignment]
+        represented = self.reconstruction.represent(*parts)
+        normal, abnormal = represented.split([len(patches), len(represented) - len(patches)])
+        noise = self.noise_std * torch.randn(patches.shape, device=patches.device, dtype=patches.dtype)
+        together = torch.cat([normal, add_noise(normal, noise), abnormal])
+        scores = self.reconstruction.score(together).split([len(normal), len(normal), len(abnormal)])
+        return TrainingOutput(features, None, self.loss.terms(*scores))
+
+    def prediction(self, features: torch.Tensor) -> InferenceBatch:
+        """Score images.
+
+        Args:
+            features: Patches, B x (H * W) x D.
+
+        Returns:
+            ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of B x 1 x height x width; high is abnormal.
+        """
+        patches = features.flatten(0, 1)
+        patch_scores = -self.reconstruction(patches, *self.neighbours(patches))
+        grid = patch_scores.unflatten(0, (-1, *self.feature_extractor.feature_size))
+        anomaly_map, pred_score = self.anomaly_map_generator(grid)
         return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map.unsqueeze(1))

@@ -12,7 +12,9 @@ import torch
 from anomalib.data import InferenceBatch
 
 from anomalib_crad.models.components import MultiScaleFeatures
+from anomalib_crad.models.components.torch_model import TrainingOutput
 from anomalib_crad.models.dmad.anomaly_map import AnomalyMapGenerator
+from anomalib_crad.models.dmad.loss import DMADLoss
 from anomalib_crad.models.dmad.patches import PatchEmbedding
 from anomalib_crad.models.dmad.torch_model import DMADHead, DmadModel, add_noise
 
@@ -24,7 +26,7 @@ def narrow(num_normal: int = 30, num_abnormal: int = 20) -> DmadModel:
     """Random features of 32 x 48 images, 8 x 12 patches of 24 numbers."""
     torch.manual_seed(0)
     extractor = MultiScaleFeatures("resnet18", ["layer1", "layer2"], (32, 48), pre_trained=False)
-    model = DmadModel(extractor, PatchEmbedding(24), DMADHead(24, 16), AnomalyMapGenerator((32, 48)))
+    model = DmadModel(extractor, PatchEmbedding(24), DMADHead(24, 16), AnomalyMapGenerator((32, 48)), DMADLoss())
     patches = model.embed(torch.rand(4, 3, 32, 48)).flatten(0, 1)
     model.normal_bank.fill(patches[torch.randperm(len(patches))[:num_normal]])
     model.abnormal_bank.fill(patches.mean(dim=0) + torch.randn(num_abnormal, 24))
@@ -113,19 +115,61 @@ def test_the_width_of_the_scorer_is_checked() -> None:
         DMADHead(24, 0)
 
 
-def test_the_model_gives_the_head_what_it_takes_and_scores_images() -> None:
-    model, images = narrow(), torch.rand(2, 3, 32, 48)
-    patches, normal, abnormal = model.train()(images)
-    assert patches.shape == normal.shape == abnormal.shape == (2 * 8 * 12, 24)
-    assert not patches.requires_grad
-
-    prediction = model.eval()(images)
+def test_the_model_scores_images() -> None:
+    model, images = narrow().eval(), torch.rand(2, 3, 32, 48)
+    prediction = model(images)
     assert isinstance(prediction, InferenceBatch)
     assert prediction.pred_score is not None
     assert prediction.anomaly_map is not None
     assert prediction.anomaly_map.shape == (2, 1, 32, 48)
-    expected = -model.head(patches, normal, abnormal)
+    patches = model.embed(images).flatten(0, 1)
+    expected = -model.reconstruction(patches, *model.neighbours(patches))
     torch.testing.assert_close(prediction.pred_score, expected.unflatten(0, (2, -1)).amax(dim=1))
+
+
+def test_without_annotated_patches_training_compares_normal_and_noisy_ones() -> None:
+    model = narrow().train()
+    output = model(torch.rand(2, 3, 32, 48))
+    assert isinstance(output, TrainingOutput)
+    assert set(output.losses) == {"normal", "noisy"}
+    assert output.reconstruction is None
+    assert output.loss.requires_grad
+    assert not output.features.requires_grad  # type: ignore[union-attr]
+
+
+def test_annotated_patches_share_the_batch_norms_with_normal_ones() -> None:
+    """All three kinds in one call of each batch norm, the noise on normal ones only."""
+    model = narrow().train()
+    patches = model.embed(torch.rand(2, 3, 32, 48))
+    annotated = triples(17)
+    torch.manual_seed(3)
+    output = model.training_output(patches, annotated)
+
+    torch.manual_seed(3)
+    noise = 0.015 * torch.randn(192, 24)
+    flat = patches.flatten(0, 1)
+    together = [torch.cat(both) for both in zip((flat, *model.neighbours(flat)), annotated, strict=True)]
+    represented = model.reconstruction.represent(*together)
+    noisy = represented[:192] + noise.repeat(1, 3)
+    scores = model.reconstruction.score(torch.cat([represented[:192], noisy, represented[192:]]))
+    expected = DMADLoss().terms(*scores.split([192, 192, 17]))
+    assert set(output.losses) == {"normal", "noisy", "annotated"}
+    for name, value in expected.items():
+        torch.testing.assert_close(output.losses[name], value)
+
+
+@pytest.mark.parametrize("noise_std", [0.0, -1.0])
+def test_noise_is_checked(noise_std: float) -> None:
+    parts = narrow()
+    with pytest.raises(ValueError, match="noise_std must be greater than 0"):
+        DmadModel(
+            parts.feature_extractor,
+            parts.embedding,
+            parts.reconstruction,
+            parts.anomaly_map_generator,
+            DMADLoss(),
+            noise_std,
+        )
 
 
 def test_neighbours_come_from_their_own_banks() -> None:
@@ -138,9 +182,9 @@ def test_neighbours_come_from_their_own_banks() -> None:
 
 def test_a_model_without_banks_says_so() -> None:
     extractor = MultiScaleFeatures("resnet18", ["layer1"], (32, 32), pre_trained=False)
-    model = DmadModel(extractor, PatchEmbedding(8), DMADHead(8, 4), AnomalyMapGenerator((32, 32))).eval()
+    model = DmadModel(extractor, PatchEmbedding(8), DMADHead(8, 4), AnomalyMapGenerator((32, 32)), DMADLoss())
     with pytest.raises(ValueError, match=r"memory bank is empty.*Train the model"):
-        model(torch.rand(1, 3, 32, 32))
+        model.eval()(torch.rand(1, 3, 32, 32))
 
 
 def test_a_checkpoint_brings_banks_of_its_own_sizes(tmp_path: Path) -> None:
