@@ -10,7 +10,7 @@ import torch
 from anomalib.engine import Engine
 from lightning.pytorch.callbacks import Callback
 
-from anomalib_crad import Crad, MVTec, UniAD
+from anomalib_crad import Crad, Dmad, MVTec, UniAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,21 @@ def narrow_uniad(**arguments: Any) -> UniAD:  # noqa: ANN401
     return UniAD(**options)
 
 
+def narrow_dmad(**arguments: Any) -> Dmad:  # noqa: ANN401
+    """Random features, 8 x 8 patches of 24 numbers."""
+    options: dict[str, Any] = {
+        "backbone": "resnet18",
+        "layers": ["layer1", "layer2"],
+        "pre_trained": False,
+        "image_size": (32, 32),
+        "dim": 24,
+        "hidden_dim": 16,
+        "visualizer": False,
+        **arguments,
+    }
+    return Dmad(**options)
+
+
 def datamodule(root: Path, **arguments: Any) -> MVTec:  # noqa: ANN401
     options = {"category": ["blue", "green"], "train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
     return MVTec(root=root, **{**options, **arguments})
@@ -74,7 +89,7 @@ class Recorder(Callback):
         self.norms.append(torch.stack(gradients).norm().item())
 
 
-def fit(root: Path, model: Crad | UniAD, tmp_path: Path, **trainer: Any) -> tuple[Engine, Recorder]:  # noqa: ANN401
+def fit(root: Path, model: Crad | Dmad | UniAD, tmp_path: Path, **trainer: Any) -> tuple[Engine, Recorder]:  # noqa: ANN401
     recorder = Recorder()
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", callbacks=[recorder], **trainer)
     engine.fit(model, datamodule=datamodule(root))

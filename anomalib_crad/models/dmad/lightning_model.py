@@ -65,7 +65,7 @@ class Dmad(FeatureReconstruction, AnomalibModule):
         backbone: Name of a timm model whose frozen features are compared, with the tag of its weights.
             Defaults to ``"wide_resnet50_2.tv_in1k"``.
         layers: Stages of the backbone that describe a patch, by number (timm's ``out_indices``) or name; a patch is a
-            position of the finest. Defaults to ``("layer2", "layer3")``: strides 8 and 16.
+            position of the finest. Defaults to ``('layer2', 'layer3')``: strides 8 and 16.
         pre_trained: Use pretrained weights for the backbone. Without them features are random, which is of use in tests
             only. Defaults to ``True``.
         weights: Where the pretrained weights come from: a local file (``.safetensors`` or ``.pth``), or the name of an
@@ -171,17 +171,13 @@ class Dmad(FeatureReconstruction, AnomalibModule):
                 "learn_synthetic is True, but synthetic_defects is False: there are none to learn. Change one of them."
             )
             raise ValueError(msg)
+        embedding = PatchEmbedding(dim, patch_size)
         with random_numbers_of(seed):
             features = MultiScaleFeatures(backbone, layers, self.image_size, pre_trained, weights)
             head = DMADHead(dim, hidden_dim)
-        self.model: DmadModel = DmadModel(
-            features,
-            PatchEmbedding(dim, patch_size),
-            head,
-            AnomalyMapGenerator(self.image_size, sigma),
-            DMADLoss(margin, annotated_weight),
-            noise_std,
-        )
+        anomaly_map_generator = AnomalyMapGenerator(self.image_size, sigma)
+        loss = DMADLoss(margin, annotated_weight)
+        self.model: DmadModel = DmadModel(features, embedding, head, anomaly_map_generator, loss, noise_std)
         self.bank_builder = BankBuilder(coreset_ratio, bank_size, textures, synthetic_defects)
         self.abnormal_parts: dict[str, int] = {}
         self._annotated: AnnotatedPatches | None = None
