@@ -14,11 +14,12 @@ import anomalib.models  # noqa: F401
 
 if TYPE_CHECKING:
     from anomalib_crad.models.crad import Crad
+    from anomalib_crad.models.dmad import Dmad
     from anomalib_crad.models.uniad import UniAD
 
-__all__ = ["Crad", "UniAD"]
+__all__ = ["Crad", "Dmad", "UniAD"]
 
-_FOLDERS = {"Crad": "crad", "UniAD": "uniad"}
+_FOLDERS = {"Crad": "crad", "Dmad": "dmad", "UniAD": "uniad"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module attribute

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What sets a trained Crad apart from nearest neighbours: reconstruction, features or pooling, one at a time.
+"""Compares a trained Crad with nearest neighbours: reconstruction, features and pooling, one at a time.
 
-Both look at the same features of the same images, and both maps are pooled in the same ways. Give it a config of the
-benchmark and the models that the benchmark has exported (``model.pt`` in the folders of its cells):
+Both use the same features of the same images, and both maps are pooled in the same ways. Pass a config of the benchmark
+and the models that the benchmark exported (``model.pt`` in the folders of its cells):
 ``python tests/benchmarks/nearest_neighbour.py --config configs/benchmark.yaml --dataset solar_cells MODEL.pt ...``.
 """
 

@@ -2,9 +2,9 @@
 
 """Crad with random weights whose values have the scale of trained ones, for measurements of time.
 
-Random weights alone will not do: through a deep backbone their features shrink until they are denormal numbers, which
-processors handle many times slower. Here every batch norm first sees made-up images, so that each layer's values are
-about 1, as in a trained model.
+Plain random weights are not enough: in a deep backbone their features shrink to denormal numbers, which processors
+handle many times slower. Here every batch norm first sees made-up images, so that the values of each layer are about 1,
+as in a trained model.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def preprocessed(model: Crad, images: torch.Tensor) -> torch.Tensor:
 
 
 def check_scale(features: torch.Tensor) -> None:
-    """See that features are numbers as a trained model has them.
+    """Check that features have the scale of a trained model's.
 
     Args:
         features: Features of any shape.

@@ -4,7 +4,7 @@
 
 Feature maps of several stages of any timm model are resized to the finest or the coarsest of them and concatenated.
 The pretrained weights are fetched when they are first needed, not when the model is built: a checkpoint or an export
-brings its own, and loading one must not reach for the network.
+brings its own, and loading one must not access the network.
 
 Axis letters: B batch, C channels (of all stages together), H x W positions of the stage that all are resized to.
 """
@@ -180,7 +180,7 @@ def image_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def _check_weights_exist(config: Any, backbone: str, weights: str | None) -> None:  # noqa: ANN401  # PretrainedCfg
-    """Raise where it is certain from names alone that training cannot start."""
+    """Raise if the names alone show that training cannot start."""
     if weights is None and not config.has_weights:
         msg = (
             f"timm has no pretrained weights for backbone='{backbone}' (it has: {_known_tags(backbone)}). "
@@ -197,13 +197,13 @@ def _check_weights_exist(config: Any, backbone: str, weights: str | None) -> Non
 
 
 def _note_loaded_weights(module: MultiScaleFeatures, incompatible_keys: Any) -> None:  # noqa: ANN401  # torch's private type
-    """After a state dict was loaded: the backbone has weights if none of its own were missing."""
+    """After a state dict was loaded, note whether it held all weights of the backbone."""
     missing = any("backbone." in name for name in incompatible_keys.missing_keys)
     module.has_weights = module.has_weights or not missing
 
 
 def _pretrained_config(backbone: str) -> Any:  # noqa: ANN401  # timm's PretrainedCfg
-    """Description of a model's weights, by timm."""
+    """Ask timm to describe a model's weights."""
     if not timm.is_model(backbone):
         near = difflib.get_close_matches(architecture_of(backbone), timm.list_models(), n=5, cutoff=0.5)
         hint = f"Did you mean {', '.join(near)}? " if near else ""
@@ -221,9 +221,9 @@ def _known_tags(backbone: str) -> str:
 
 
 def _stage_numbers(backbone: str, layers: Sequence[int | str], options: dict[str, Any]) -> tuple[int, ...]:
-    """Numbers of the stages that are asked for by number or name."""
+    """Numbers of stages that are given by number or name."""
     try:
-        with torch.device("meta"):  # only names and strides are wanted
+        with torch.device("meta"):  # only names and strides are needed
             probe = timm.create_model(backbone, pretrained=False, **options)
     except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
         msg = f"backbone='{backbone}' gives no feature maps (timm: {error}). Choose a convolutional or ViT model."

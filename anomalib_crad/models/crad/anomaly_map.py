@@ -2,9 +2,9 @@
 
 """From features and their reconstruction to an anomaly map and an image score (CRAD, section 3.6).
 
-The distance at each position is enlarged to the image, averaged over a 21 x 21 window (the pixel score), and the
-largest mean over a 32 x 32 window of that is the image score: one hot pixel is noise, a hot region is a defect. The
-windows are the authors' choice for 224 x 224 images.
+The distance at each position is enlarged to the image and averaged over a 21 x 21 window; this is the pixel score. The
+largest mean of pixel scores over a 32 x 32 window is the image score: a single high pixel is noise, a region of high
+pixels is a defect. The authors chose these windows for 224 x 224 images.
 
 Axis letters: B batch, C channels, H x W positions.
 """

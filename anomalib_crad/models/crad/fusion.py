@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Fusion: the trunk that turns what the two memories remember into one reconstruction (CRAD, section 3.3).
+"""Fusion: the trunk that turns the features of both memories into one reconstruction (CRAD, section 3.3).
 
 MobileNetV3's inverted residual blocks at constant width, then a 1 x 1 convolution back to the features' channels. They
 differ from torchvision's blocks in that squeeze-and-excite comes before the activation and has no biases.

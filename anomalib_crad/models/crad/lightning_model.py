@@ -2,8 +2,8 @@
 
 """CRAD for anomalib: continuous memory representation for anomaly detection.
 
-One model learns the normal images of many products at once and is never told which product it sees. Features of a
-frozen backbone are rebuilt from continuous memories of normal ones; what cannot be rebuilt is abnormal.
+One model learns the normal images of many products at once; nothing tells it which product it sees. It rebuilds the
+features of a frozen backbone from continuous memories of normal features; what it cannot rebuild is abnormal.
 
 Example:
     >>> from anomalib.data import MVTec

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names of the authors' trained head and ours.
+"""Converts the authors' trained head to ours.
 
-The authors' release names its tensors by position (``layer.0.conv.3.weight``), ours by meaning. Layouts agree but for
-squeeze-and-excite, whose linear layers are 1 x 1 convolutions here.
+The authors' release names its tensors by position (``layer.0.conv.3.weight``), we name them by meaning. Their layouts
+are the same, except that the linear layers of squeeze-and-excite are 1 x 1 convolutions here.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 """Refinement: pass normal features, block abnormal ones (CRAD, section 3.5).
 
 A reconstruction from memory loses detail, which raises the score of normal regions. Where reconstruction and features
-agree, the features themselves are trusted; where they do not, the reconstruction stays. The similarity S decides,
-position by position; a low S marks what is abnormal.
+agree, refinement uses the features themselves; where they disagree, it keeps the reconstruction. The similarity S
+decides this at each position; a low S marks an anomaly.
 
 Axis letters: B batch, C channels, H x W positions.
 """
@@ -56,8 +56,8 @@ def refine(reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor
 
 
 def at_least_single_precision(values: torch.Tensor) -> torch.Tensor:
-    """Values of half precision in single precision, others as they are; any shape.
+    """Convert values of half precision to single precision and leave others alone; any shape.
 
-    The difference of reconstruction and features is what counts; in half precision most of it would be rounded away.
+    Scores come from the difference of reconstruction and features; half precision would round most of it away.
     """
     return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values

@@ -3,7 +3,7 @@
 """CRAD as a PyTorch model: features -> memory -> fusion -> refinement -> map (CRAD, section 3).
 
 :class:`ContinuousMemoryReconstruction` is the whole trainable head; :class:`CradModel` puts the frozen backbone
-before it and the anomaly map behind it, and is what anomalib exports.
+before it and the anomaly map after it, and anomalib exports it.
 
 Example:
     >>> head = ContinuousMemoryReconstruction(in_channels=8, feature_size=(4, 4), num_blocks=1, hidden_channels=16)
@@ -147,7 +147,7 @@ class ContinuousMemoryReconstruction(nn.Module):
         return [memory for memory in (self.global_memory, self.local_memory) if memory is not None]
 
     def _rebuild(self, reads: list[torch.Tensor], features: torch.Tensor) -> torch.Tensor:
-        """From what one or two memories remember, the global one first, to x_hat."""
+        """From the features of one or two memories, the global one first, to x_hat."""
         reconstruction = self.fusion(reads[0], reads[-1])
         if self.refinement:
             return refine(reconstruction, features)
@@ -165,7 +165,7 @@ class ContinuousMemoryReconstruction(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Small normal weights and no biases; grids and batch norms keep the values of their own constructors."""
+    """Set small normal weights and zero biases; grids and batch norms keep their own initial values."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.normal_(module.weight, std=INITIAL_WEIGHT_STD)
         if module.bias is not None:

@@ -2,8 +2,8 @@
 
 """UniAD for anomalib: a unified model for multi-class anomaly detection.
 
-One model learns the normal images of many products at once and is never told which product it sees. A transformer
-that can copy nothing rebuilds the features of a frozen backbone; what it cannot rebuild is abnormal.
+One model learns the normal images of many products at once; nothing tells it which product it sees. A transformer that
+cannot copy its input rebuilds the features of a frozen backbone; what it cannot rebuild is abnormal.
 
 Example:
     >>> from anomalib.data import MVTec

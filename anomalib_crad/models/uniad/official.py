@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names of the authors' trained head and ours.
+"""Converts the authors' trained head to ours.
 
-The authors' release names its layers as PyTorch's own transformer does and keeps the projections of queries, keys and
-values in one matrix, in this order; ours are three.
+The authors' release names its layers as PyTorch's own transformer does. It keeps the projections of queries, keys and
+values in one matrix, in this order; ours are three matrices.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 """UniAD as a PyTorch model: features -> encoder -> layer-wise query decoder -> map (UniAD, section 3).
 
 :class:`UniADReconstruction` is the whole trainable head; :class:`UniADModel` puts the frozen backbone before it and
-the anomaly map behind it, and is what anomalib exports.
+the anomaly map after it, and anomalib exports it.
 
 Example:
     >>> head = UniADReconstruction(in_channels=8, feature_size=(4, 4), hidden_dim=16, neighbor_size=(3, 3))
@@ -136,13 +136,13 @@ def _check_arguments(
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier-uniform weights and no biases; positions and queries keep the values of their own constructors."""
+    """Set Xavier-uniform weights and zero biases; positions and queries keep their own initial values."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
-    if isinstance(module, Attention):  # after its layers: `apply` goes from the leaves to the root
+    if isinstance(module, Attention):  # `apply` visits its layers first
         for layer in (module.query, module.key, module.value):
-            # The three are one matrix to Xavier, whose fans count all of its rows.
+            # The authors' attention has them in one matrix, and Xavier counts all of its rows.
             nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)
 
 

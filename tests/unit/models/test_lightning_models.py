@@ -20,6 +20,7 @@ from made_up_models import datamodule, fit, narrow_crad, narrow_dmad, narrow_uni
 from omegaconf import OmegaConf
 
 from anomalib_crad import Crad, Dmad, UniAD
+from anomalib_crad import models as rooms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,3 +225,10 @@ def test_a_single_loss_is_logged_once(model_class: type[Crad | UniAD], tiny_root
         "train_loss_step",
         "train_loss_epoch",
     ]
+
+
+def test_the_models_are_public_names_of_their_room() -> None:
+    assert {"Crad", "Dmad", "UniAD"} <= set(dir(rooms))
+    assert (rooms.Crad, rooms.Dmad, rooms.UniAD) == (Crad, Dmad, UniAD)
+    with pytest.raises(AttributeError, match="has no attribute 'Padim'"):
+        rooms.Padim  # noqa: B018
