@@ -40,7 +40,7 @@ BACKBONE: dict[str, Any] = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "crad": {**BACKBONE, "num_blocks": 1, "hidden_channels": 16},
-    # Bright scratches lie beyond everything that these few steps teach of noise, but not beyond annotated defects.
+    # In so few steps the scorer learns more from synthetic defects than from noise.
     "dmad": {**BACKBONE, "dim": 64, "hidden_dim": 32, "learn_synthetic": True, "scorer_learning_rate": 0.01},
     "uni_a_d": {
         **BACKBONE,

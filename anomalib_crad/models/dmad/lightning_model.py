@@ -65,7 +65,7 @@ class Dmad(FeatureReconstruction, AnomalibModule):
         backbone: Name of a timm model whose frozen features are compared, with the tag of its weights.
             Defaults to ``"wide_resnet50_2.tv_in1k"``.
         layers: Stages of the backbone that describe a patch, by number (timm's ``out_indices``) or name; a patch is a
-            position of the finest. Defaults to ``('layer2', 'layer3')``: strides 8 and 16.
+            position of the finest. Defaults to ``(2, 3)``: strides 8 and 16, ``layer2`` and ``layer3`` of a ResNet.
         pre_trained: Use pretrained weights for the backbone. Without them features are random, which is of use in tests
             only. Defaults to ``True``.
         weights: Where the pretrained weights come from: a local file (``.safetensors`` or ``.pth``), or the name of an
@@ -135,7 +135,7 @@ class Dmad(FeatureReconstruction, AnomalibModule):
     def __init__(
         self,
         backbone: str = WIDE_RESNET50_2,
-        layers: Sequence[int | str] = ("layer2", "layer3"),
+        layers: Sequence[int | str] = (2, 3),
         pre_trained: bool = True,
         weights: str | Path | None = None,
         image_size: Sequence[int] | None = None,
