@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anomalib_crad.data.mvtec import MVTec
     from anomalib_crad.models.components.feature_cache import FeatureCache
     from anomalib_crad.models.crad.lightning_model import Crad
+    from anomalib_crad.models.dmad.lightning_model import Dmad
     from anomalib_crad.models.hvq_trans.lightning_model import HVQTrans
     from anomalib_crad.models.uniad.lightning_model import UniAD
 
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 #: Public classes and the modules that define them; the rooms offer their own by this list too.
 PUBLIC_CLASSES = {
     "Crad": "anomalib_crad.models.crad.lightning_model",
+    "Dmad": "anomalib_crad.models.dmad.lightning_model",
     "Elpv": "anomalib_crad.data.elpv",
     "FeatureCache": "anomalib_crad.models.components.feature_cache",
     "HVQTrans": "anomalib_crad.models.hvq_trans.lightning_model",
@@ -40,7 +42,7 @@ PUBLIC_CLASSES = {
     "UniAD": "anomalib_crad.models.uniad.lightning_model",
 }
 
-__all__ = ["Crad", "Elpv", "FeatureCache", "HVQTrans", "MVTec", "MultiCategory", "UniAD"]
+__all__ = ["Crad", "Dmad", "Elpv", "FeatureCache", "HVQTrans", "MVTec", "MultiCategory", "UniAD"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute

@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch.callbacks import Callback
 
-from anomalib_crad import Crad, HVQTrans, MVTec, UniAD
+from anomalib_crad import Crad, Dmad, HVQTrans, MVTec, UniAD
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer
+
+
+OurModel: TypeAlias = Crad | Dmad | HVQTrans | UniAD
 
 
 def narrow_crad(**arguments: Any) -> Crad:  # noqa: ANN401
@@ -70,6 +73,21 @@ def narrow_hvq_trans(**arguments: Any) -> HVQTrans:  # noqa: ANN401
     return HVQTrans(**options)
 
 
+def narrow_dmad(**arguments: Any) -> Dmad:  # noqa: ANN401
+    """Random features, 8 x 8 patches of 24 numbers."""
+    options: dict[str, Any] = {
+        "backbone": "resnet18",
+        "layers": ["layer1", "layer2"],
+        "pre_trained": False,
+        "image_size": (32, 32),
+        "dim": 24,
+        "hidden_dim": 16,
+        "visualizer": False,
+        **arguments,
+    }
+    return Dmad(**options)
+
+
 def datamodule(root: Path, **arguments: Any) -> MVTec:  # noqa: ANN401
     options = {"category": ["blue", "green"], "train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
     return MVTec(root=root, **{**options, **arguments})
@@ -92,7 +110,7 @@ class Recorder(Callback):
         self.norms.append(torch.stack(gradients).norm().item())
 
 
-def fit(root: Path, model: Crad | HVQTrans | UniAD, tmp_path: Path, **trainer: Any) -> tuple[Engine, Recorder]:  # noqa: ANN401
+def fit(root: Path, model: OurModel, tmp_path: Path, **trainer: Any) -> tuple[Engine, Recorder]:  # noqa: ANN401
     recorder = Recorder()
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", callbacks=[recorder], **trainer)
     engine.fit(model, datamodule=datamodule(root))

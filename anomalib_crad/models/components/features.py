@@ -138,18 +138,29 @@ class MultiScaleFeatures(nn.Module):
         Returns:
             Features, B x C x H x W.
         """
-        self.load_weights()
-        stages = self.backbone(images)
-        if self.channels_last:
-            stages = [stage.permute(0, 3, 1, 2) for stage in stages]
         # Corners are aligned as in the authors' release.
         stages = [
             stage
             if tuple(stage.shape[-2:]) == self.feature_size
             else functional.interpolate(stage, size=self.feature_size, mode="bilinear", align_corners=True)
-            for stage in (stages[index] for index in self.order)
+            for stage in self.stages(images)
         ]
         return torch.cat(stages, dim=1)
+
+    def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Extract the feature maps that :meth:`forward` concatenates, each of its own size.
+
+        Args:
+            images: Normalised images, B x 3 x height x width.
+
+        Returns:
+            Feature maps in the order of ``layers``, each B x its channels x its height x its width.
+        """
+        self.load_weights()
+        stages = self.backbone(images)
+        if self.channels_last:
+            stages = [stage.permute(0, 3, 1, 2) for stage in stages]
+        return [stages[index] for index in self.order]
 
 
 def image_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

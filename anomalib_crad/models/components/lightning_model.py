@@ -68,7 +68,7 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
 
     Args:
         image_size: Height and width of the images that the network sees, or ``None``: the size that ``pre_processor``
-            resizes to, or else 224 x 224. ``self.image_size`` is what was found.
+            resizes to, or else ``default_image_size``. ``self.image_size`` is what was found.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
@@ -79,16 +79,20 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         architecture_arguments: Constructor arguments that decide about a checkpoint's tensors: about their shapes, or
             about what they were trained for.
         renamed_tensors: What ends of tensors' names were in older releases (regular expressions), and what they are.
+        default_image_size: Height and width of the images where neither an argument nor a pre-processor says.
         gradient_clip_norm: Largest norm of the gradient where the trainer's ``gradient_clip_val`` is not set; ``None``
             does not clip.
+        trains_on_features: Whether a training step needs features of normal images only, which can be cached.
         lr_step_share: Share of the epochs after which :meth:`with_drop` drops the learning rates without ``lr_step``.
     """
 
     model: ReconstructionModel
     architecture_arguments: tuple[str, ...]
     renamed_tensors: Mapping[str, str] = {}
+    default_image_size: tuple[int, int] = IMAGE_SIZE
     gradient_clip_norm: float | None = None
     lr_step_share: float = 0.8
+    trains_on_features: bool = True
 
     def __init__(
         self,
@@ -105,7 +109,8 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
             visualizer=visualizer,
         )
         # anomalib has saved the arguments as they came; a checkpoint must hold plain data.
-        arguments = {**self.hparams, "image_size": resolve_image_size(image_size, pre_processor)}
+        size = resolve_image_size(image_size, pre_processor, self.default_image_size)
+        arguments = {**self.hparams, "image_size": size}
         self.save_hyperparameters({name: plain_data(value) for name, value in arguments.items()})
         if pre_processor is True:
             self.pre_processor = resize_and_normalise(self.image_size, *image_statistics(self.hparams["backbone"]))
@@ -159,7 +164,8 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         """Components that are callbacks, and those that make a run fast; the trainer's own feature cache stays."""
         callbacks = [*super().configure_callbacks(), MemoryReuse()]  # type: ignore[misc]  # anomalib returns a list
         given = any(isinstance(callback, FeatureCache) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return callbacks if given or not self.hparams.get("feature_cache", True) else [*callbacks, FeatureCache()]
+        wanted = self.trains_on_features and self.hparams.get("feature_cache", True) and not given
+        return [*callbacks, FeatureCache()] if wanted else callbacks
 
     @property
     def trainer(self) -> Trainer:
@@ -306,18 +312,7 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         weights_only: bool = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> "Self":
-        """Build the model that a checkpoint is of, and load it.
-
-        Args:
-            checkpoint_path: The checkpoint.
-            map_location: Device to load to. Defaults to ``None``: as it was saved.
-            hparams_file: Arguments in a file of their own. Defaults to ``None``: those in the checkpoint.
-            strict: Whether all tensors must fit. Defaults to ``None``: yes.
-            weights_only: Allow plain data and anomalib's own types only. Defaults to ``True``.
-            **kwargs: Arguments of the model that win over the checkpoint's.
-
-        Returns:
-            The model.
+        """Build the model that a checkpoint is of, and load it; arguments as Lightning's.
 
         Raises:
             ValueError: If the file is not a checkpoint, or one of another model.

@@ -16,18 +16,19 @@ import yaml
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
 from lightning.pytorch import Trainer
-from made_up_models import datamodule, fit, narrow_crad, narrow_hvq_trans, narrow_uniad
+from made_up_models import OurModel, datamodule, fit, narrow_crad, narrow_dmad, narrow_hvq_trans, narrow_uniad
 from omegaconf import OmegaConf
 
-from anomalib_crad import Crad, HVQTrans, UniAD
+from anomalib_crad import Crad, Dmad, HVQTrans, UniAD
 from anomalib_crad import models as rooms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-NARROW: dict[type[Crad | HVQTrans | UniAD], Callable[..., Crad | HVQTrans | UniAD]] = {
+NARROW: dict[type[OurModel], Callable[..., OurModel]] = {
     Crad: narrow_crad,
+    Dmad: narrow_dmad,
     HVQTrans: narrow_hvq_trans,
     UniAD: narrow_uniad,
 }
@@ -35,7 +36,7 @@ NARROW: dict[type[Crad | HVQTrans | UniAD], Callable[..., Crad | HVQTrans | UniA
 models = pytest.mark.parametrize("model_class", NARROW, ids=lambda model_class: model_class.__name__)
 
 
-def save(model: Crad | HVQTrans | UniAD, folder: Path) -> Path:
+def save(model: OurModel, folder: Path) -> Path:
     """Write a checkpoint of a model as it is."""
     trainer = Trainer(default_root_dir=folder, logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.strategy.connect(model)
@@ -43,27 +44,26 @@ def save(model: Crad | HVQTrans | UniAD, folder: Path) -> Path:
     return folder / "as_it_is.ckpt"
 
 
-def defaults(model_class: type[Crad | HVQTrans | UniAD]) -> dict[str, Any]:
+def defaults(model_class: type[OurModel]) -> dict[str, Any]:
     parameters = inspect.signature(model_class).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters}
 
 
 @models
-def test_it_is_a_direct_subclass_since_anomalib_lists_no_others(model_class: type[Crad | HVQTrans | UniAD]) -> None:
+def test_it_is_a_direct_subclass_since_anomalib_lists_no_others(model_class: type[OurModel]) -> None:
     assert AnomalibModule in model_class.__bases__
 
 
 @pytest.mark.parametrize(
-    ("model_class", "configuration"), [(Crad, "mvtec.yaml"), (HVQTrans, "hvq_trans.yaml"), (UniAD, "uniad.yaml")]
+    ("model_class", "configuration"),
+    [(Crad, "mvtec.yaml"), (Dmad, "dmad.yaml"), (HVQTrans, "hvq_trans.yaml"), (UniAD, "uniad.yaml")],
 )
-def test_defaults_are_those_of_the_papers_configuration(
-    model_class: type[Crad | HVQTrans | UniAD], configuration: str
-) -> None:
+def test_defaults_are_those_of_the_papers_configuration(model_class: type[OurModel], configuration: str) -> None:
     model = yaml.safe_load((CONFIGS / configuration).read_text(encoding="utf-8"))["model"]
     written, ours = model["init_args"], defaults(model_class)
     assert model["class_path"] == model_class.__name__
     for name, value in written.items():
-        default = (224, 224) if name == "image_size" else ours[name]
+        default = model_class.default_image_size if name == "image_size" else ours[name]
         assert (list(default) if isinstance(default, tuple) else default) == value, name
     components = {"pre_processor", "post_processor", "evaluator", "visualizer"}
     deprecated = {"jitter"}
@@ -71,7 +71,7 @@ def test_defaults_are_those_of_the_papers_configuration(
 
 
 @models
-def test_help_gives_every_argument_its_meaning_and_its_default(model_class: type[Crad | HVQTrans | UniAD]) -> None:
+def test_help_gives_every_argument_its_meaning_and_its_default(model_class: type[OurModel]) -> None:
     text = inspect.getdoc(model_class)
     assert text is not None
     for name, default in defaults(model_class).items():
@@ -89,7 +89,7 @@ def test_configurations_name_command_hardware_time_and_score(path: Path) -> None
 
 @models
 def test_the_same_seed_gives_the_same_model_and_another_one_another(
-    model_class: type[Crad | HVQTrans | UniAD], tiny_root: Path, tmp_path: Path
+    model_class: type[OurModel], tiny_root: Path, tmp_path: Path
 ) -> None:
     def trained(seed: int) -> torch.Tensor:
         torch.rand(seed + 1)  # what was drawn before must not matter
@@ -103,15 +103,17 @@ def test_the_same_seed_gives_the_same_model_and_another_one_another(
 
 
 @models
-def test_building_with_a_seed_leaves_other_random_numbers_alone(model_class: type[Crad | HVQTrans | UniAD]) -> None:
+def test_building_with_a_seed_leaves_other_random_numbers_alone(model_class: type[OurModel]) -> None:
     before = torch.get_rng_state()
     NARROW[model_class](seed=9)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("model_class", "check_val_every_n_epoch"), [(Crad, 1), (Crad, 2), (HVQTrans, 2), (UniAD, 2)])
+@pytest.mark.parametrize(
+    ("model_class", "check_val_every_n_epoch"), [(Crad, 1), (Crad, 2), (Dmad, 1), (HVQTrans, 2), (UniAD, 2)]
+)
 def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(
-    model_class: type[Crad | HVQTrans | UniAD], tiny_root: Path, tmp_path: Path, check_val_every_n_epoch: int
+    model_class: type[OurModel], tiny_root: Path, tmp_path: Path, check_val_every_n_epoch: int
 ) -> None:
     def trained(max_epochs: int, checkpoint: str | None = None) -> tuple[Engine, dict[str, torch.Tensor]]:
         torch.rand(max_epochs)  # another process has drawn other random numbers
@@ -136,7 +138,7 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(
 
 @models
 def test_a_checkpoint_holds_what_a_prediction_needs(
-    model_class: type[Crad | HVQTrans | UniAD], tiny_root: Path, tmp_path: Path
+    model_class: type[OurModel], tiny_root: Path, tmp_path: Path
 ) -> None:
     """Another machine has neither the weights' file nor a hub, and gets the same prediction."""
     weights = tmp_path / "weights.pth"
@@ -158,7 +160,7 @@ def test_a_checkpoint_holds_what_a_prediction_needs(
 
 
 @models
-def test_lists_of_omegaconf_become_plain_ones(model_class: type[Crad | HVQTrans | UniAD]) -> None:
+def test_lists_of_omegaconf_become_plain_ones(model_class: type[OurModel]) -> None:
     """They would make a checkpoint that anomalib cannot load."""
     lists: dict[str, Any] = {"layers": ["layer1"], "image_size": [32, 64]}
     if model_class is UniAD:
@@ -173,7 +175,7 @@ def test_lists_of_omegaconf_become_plain_ones(model_class: type[Crad | HVQTrans 
 @models
 @pytest.mark.parametrize("export", ["to_torch", "to_onnx", "to_openvino"])
 def test_a_model_that_was_never_trained_is_not_exported(
-    model_class: type[Crad | HVQTrans | UniAD], export: str, tmp_path: Path
+    model_class: type[OurModel], export: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=f"This {model_class.__name__} has not been trained"):
         getattr(NARROW[model_class](), export)(tmp_path)
@@ -187,16 +189,14 @@ def test_nothing_in_the_head_counts_batches_and_yet_it_is_known_to_be_untrained(
 
 
 @models
-def test_a_checkpoint_without_a_step_is_not_exported(
-    model_class: type[Crad | HVQTrans | UniAD], tmp_path: Path
-) -> None:
+def test_a_checkpoint_without_a_step_is_not_exported(model_class: type[OurModel], tmp_path: Path) -> None:
     path = save(NARROW[model_class](), tmp_path)
     with pytest.raises(ValueError, match="has not been trained"):
         model_class.load_from_checkpoint(path).to_torch(tmp_path)
 
 
 @models
-def test_one_step_is_a_training(model_class: type[Crad | HVQTrans | UniAD], tiny_root: Path, tmp_path: Path) -> None:
+def test_one_step_is_a_training(model_class: type[OurModel], tiny_root: Path, tmp_path: Path) -> None:
     model = NARROW[model_class]()
     names, parameters = list(model.state_dict()), len(list(model.parameters()))
     fit(tiny_root, model, tmp_path, max_steps=1, limit_val_batches=0)
@@ -209,9 +209,7 @@ def test_one_step_is_a_training(model_class: type[Crad | HVQTrans | UniAD], tiny
 
 
 @models
-def test_weights_that_were_loaded_by_hand_are_a_training(
-    model_class: type[Crad | HVQTrans | UniAD], tmp_path: Path
-) -> None:
+def test_weights_that_were_loaded_by_hand_are_a_training(model_class: type[OurModel], tmp_path: Path) -> None:
     """The authors', say; and so are they in a checkpoint, which has no step."""
     trained, model = NARROW[model_class](), NARROW[model_class]()
     model.model.reconstruction.load_state_dict(trained.model.reconstruction.state_dict())
@@ -221,9 +219,7 @@ def test_weights_that_were_loaded_by_hand_are_a_training(
 
 
 @pytest.mark.parametrize("model_class", [Crad, UniAD])
-def test_a_single_loss_is_logged_once(
-    model_class: type[Crad | HVQTrans | UniAD], tiny_root: Path, tmp_path: Path
-) -> None:
+def test_a_single_loss_is_logged_once(model_class: type[OurModel], tiny_root: Path, tmp_path: Path) -> None:
     engine, _ = fit(tiny_root, NARROW[model_class](), tmp_path, max_epochs=1, limit_val_batches=0)
     assert [name for name in engine.trainer.logged_metrics if name.startswith("train_loss")] == [
         "train_loss_step",
