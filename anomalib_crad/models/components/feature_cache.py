@@ -190,7 +190,8 @@ class FeatureCache(Callback):
         if self.folder is None and trainer.world_size == 1 and size <= self.memory_gib * GIBIBYTE:
             store = MemoryStore(shape, dtype)
         else:
-            folder = self.folder or Path(trainer.default_root_dir)
+            # anomalib gives each process of a run a folder of its own.
+            folder = Path(trainer.strategy.broadcast(str(self.folder or trainer.default_root_dir)))
             store = FileStore(folder, self._key(trainer, model, images), shape, dtype, keep=self.folder is not None)
         try:
             if not store.open(trainer):

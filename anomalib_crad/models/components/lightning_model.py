@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 
 from anomalib_crad.export.exportable import Exportable
 from anomalib_crad.metrics import CategoryEvaluator
+from anomalib_crad.models.components.checkpoint_writing import WholeCheckpoints
 from anomalib_crad.models.components.checkpoints import (
     DeprecatedArgumentWarning,
     check_architecture,
@@ -156,8 +157,8 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         return CategoryEvaluator()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Components that are callbacks, and those that make a run fast; the trainer's own feature cache stays."""
-        callbacks = [*super().configure_callbacks(), MemoryReuse()]  # type: ignore[misc]  # anomalib returns a list
+        """Components that are callbacks, and those that make a run fast and safe; the trainer's own cache stays."""
+        callbacks = [*super().configure_callbacks(), MemoryReuse(), WholeCheckpoints()]  # type: ignore[misc]  # anomalib returns a list
         given = any(isinstance(callback, FeatureCache) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         return callbacks if given or not self.hparams.get("feature_cache", True) else [*callbacks, FeatureCache()]
 
