@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,7 +68,7 @@ def killed_after_first_rows(original: Any, *arguments: Any) -> Any:  # noqa: ANN
 
 
 def train(
-    root: Path, folder: Path, cache: Path | None, *callbacks: Callback, checkpoint: Path | None = None, **trainer: Any
+    root: Path, folder: Path, cache: Path | None, *callbacks: Callback, checkpoint: Path | None = None
 ) -> dict[str, torch.Tensor]:
     """Train a model whose local memory is jittered, and return its weights."""
     torch.set_num_threads(1)
@@ -79,28 +80,20 @@ def train(
         logger=False,
         enable_progress_bar=False,
         callbacks=[FeatureCache(memory_gib=0, folder=cache), *callbacks],
-        **trainer,
     )
     engine.fit(model, datamodule=datamodule(root), ckpt_path=checkpoint)
     return model.model.state_dict()
 
 
 def train_and_be_killed(moment: str, root: Path, folder: Path, cache: Path | None) -> None:
-    from anomalib_crad.models.components import feature_cache  # noqa: PLC0415  # in the process that is killed
+    from anomalib_crad.models.components import feature_cache  # in the process that is killed
 
     if moment == "cache":
         original = feature_cache._features
         feature_cache._features = lambda *arguments: killed_after_first_rows(original, *arguments)
     if moment == "checkpoint":
-        checkpoint_writing.torch = SaveOnly(half_a_checkpoint)  # type: ignore[assignment]
+        checkpoint_writing.torch = SimpleNamespace(save=half_a_checkpoint)  # type: ignore[assignment]
     train(root, folder, cache, *([KilledInEpoch()] if moment == "epoch" else []))
-
-
-class SaveOnly:
-    """Stands for torch where only ``torch.save`` is used."""
-
-    def __init__(self, save: Any) -> None:  # noqa: ANN401
-        self.save = save
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +130,9 @@ def test_a_killed_training_resumes_and_ends_as_if_it_had_not_been_killed(
 def test_a_full_disk_is_named_and_leaves_the_last_checkpoint(
     whole: dict[str, torch.Tensor], tiny_root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(OSError, match=r"Cannot write the checkpoint '.*model.ckpt': File too large. The checkpoint tha"):
+    with pytest.raises(
+        OSError, match=r"Cannot write the checkpoint '.*model.ckpt': File too large. The checkpoint tha"
+    ):
         train(tiny_root, tmp_path, None, DiskFull())
     (checkpoint,) = tmp_path.rglob("*.ckpt*")
     resumed = train(tiny_root, tmp_path, None, checkpoint=checkpoint)

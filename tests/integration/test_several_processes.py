@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +18,7 @@ from made_up_models import datamodule, narrow_crad, narrow_uniad
 from made_up_processes import Losses, in_two_processes, make_engine
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from anomalib_crad import FeatureCache, MultiCategory
 from anomalib_crad.data import MVTec
@@ -28,6 +27,7 @@ from anomalib_crad.models.crad.fusion import InvertedResidual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anomalib.data import AnomalibDataModule
 
@@ -44,10 +44,10 @@ class OrderedMVTec(MVTec):
     """MVTec AD whose training images come in order, so that two processes share the batches of one."""
 
     def train_dataloader(self) -> DataLoader:
-        shared = DistributedSampler(self.train_data, shuffle=False) if distributed.is_initialized() else None
-        return DataLoader(
-            self.train_data, self.train_batch_size, sampler=shared, collate_fn=self.train_data.collate_fn
+        shared: Sampler[int] | None = (
+            DistributedSampler(self.train_data, shuffle=False) if distributed.is_initialized() else None
         )
+        return DataLoader(self.train_data, self.train_batch_size, sampler=shared, collate_fn=self.train_data.collate_fn)
 
 
 class NormAcrossProcesses(nn.BatchNorm2d):
@@ -75,7 +75,7 @@ def crad_with_norms_across_processes(**arguments: Any) -> Crad:  # noqa: ANN401
     for block in model.modules():
         if isinstance(block, InvertedResidual):
             for layers in (block.expand, block.depthwise, block.project):
-                norm = NormAcrossProcesses(layers[1].num_features)
+                norm = NormAcrossProcesses(len(layers[1].weight))  # type: ignore[arg-type]
                 norm.load_state_dict(layers[1].state_dict())
                 layers[1] = norm
     model.model.reconstruction.double()
@@ -120,6 +120,7 @@ def train(
 
 def thresholds(model: Crad | UniAD) -> dict[str, float]:
     """Thresholds and ranges of scores."""
+    assert model.post_processor is not None
     return {name: float(value) for name, value in model.post_processor.state_dict().items() if value.numel() == 1}
 
 
@@ -155,9 +156,9 @@ def work(folder: Path, processes: int, root: Path, odd_root: Path) -> dict[str, 
         rows = FileStore.rows
         patch.setattr(FileStore, "rows", lambda store, trainer: _counted(rows(store, trainer), filled))
         cache = FeatureCache(folder=folder / "cache", memory_gib=0)
-        results = {"cached": train(folder / "cached", processes, ordered(), cache=cache)}
+        results: dict[str, Any] = {"cached": train(folder / "cached", processes, ordered(), cache=cache)}
         results["again"] = train(folder / "again", processes, ordered(), cache=FeatureCache(folder=folder / "cache"))
-    results["filled"] = dict(filled)
+    results["filled"] = {**filled}
     results["plain"] = train(folder / "plain", processes, ordered(), feature_cache=False)
     results["norms"] = train(
         folder / "norms", processes, ordered(), crad_with_norms_across_processes, feature_cache=False

@@ -48,10 +48,7 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
         unfinished = path.with_name(path.name + UNFINISHED)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(checkpoint, unfinished)
             unfinished.replace(path)
         except BaseException as error:
             unfinished.unlink(missing_ok=True)
@@ -70,6 +67,13 @@ class WholeCheckpoints(Callback):
         if type(current) in {TorchCheckpointIO, AnomalibCheckpointIO}:
             safe_globals = getattr(current, "extra_safe_globals", ())
             trainer.strategy.checkpoint_io = WholeCheckpointIO(safe_globals)
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())  # else a power failure may leave the name without the content
 
 
 def _reason(error: BaseException) -> OSError | None:

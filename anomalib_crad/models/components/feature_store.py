@@ -176,17 +176,13 @@ class FileStore(FeatureStore):
 
     def fill(self, trainer: Trainer, features: Iterable[tuple[Sequence[int], torch.Tensor]]) -> None:
         """Write features, each process its own rows, and map the file."""
-        path = self._path(trainer)
-        unfinished = path.with_suffix(f".{trainer.strategy.broadcast(uuid.uuid4().hex[:8])}{UNFINISHED}")
-        first = trainer.local_rank == 0
+        run = trainer.strategy.broadcast(uuid.uuid4().hex[:8])
+        unfinished = self._path(trainer).with_suffix(f".{run}{UNFINISHED}")
         try:
-            _together(trainer, lambda: self._reserve(unfinished) if first else None)
-            _together(trainer, lambda: None if first else self._share(unfinished))
-            if first and not self.keep:
-                _remove_name(unfinished)
+            self._open_together(trainer, unfinished)
             _together(trainer, lambda: self._write(features))
             if self.keep:
-                _together(trainer, lambda: _rename(unfinished, path) if first else None)
+                _together(trainer, lambda: self._give_name(trainer, unfinished))
         except BaseException:
             self.close()
             unfinished.unlink(missing_ok=True)
@@ -215,6 +211,18 @@ class FileStore(FeatureStore):
         # Machines may share the folder but each fills a file of its own.
         node = f"-node{trainer.node_rank}" if trainer.num_nodes > 1 else ""
         return self.folder / f"{self._stem}{node}.bin"
+
+    def _open_together(self, trainer: Trainer, path: Path) -> None:
+        """Open one file in all processes of a machine; unless it is kept, it has no name afterwards."""
+        first = trainer.local_rank == 0
+        _together(trainer, lambda: self._reserve(path) if first else None)
+        _together(trainer, lambda: None if first else self._share(path))
+        if first and not self.keep:
+            _remove_name(path)
+
+    def _give_name(self, trainer: Trainer, path: Path) -> None:
+        if trainer.local_rank == 0:
+            path.replace(self._path(trainer))
 
     def _reserve(self, path: Path) -> None:
         """Open a file of the full size, which nobody else writes or removes."""
@@ -282,10 +290,6 @@ def _remove_leftovers(folder: Path) -> None:
         with suppress(OSError), path.open("r+b") as file:
             if _lock(file):
                 path.unlink()
-
-
-def _rename(path: Path, name: Path) -> None:
-    path.replace(name)
 
 
 def _remove_name(path: Path) -> None:

@@ -3,8 +3,7 @@
 """The Lightning base of our models: everything between anomalib's engine and a model's network.
 
 Models that score images by the features of a frozen backbone differ in the head that is trained, its optimizer and the
-map. Arguments, components, seeds, training steps, checkpoints and exports are the same; they are here, in the order of
-a model's life. What takes more than a few lines is in :mod:`.training`, :mod:`.checkpoints` and :mod:`.export`.
+map. The rest is the same and is here, in the order of a model's life, but for what takes more than a few lines.
 
 anomalib lists direct subclasses of ``AnomalibModule`` only, so this is a mixin, and a model is
 ``class Model(FeatureReconstruction, AnomalibModule)``.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from made_up_models import datamodule, narrow_crad, narrow_uniad
+from made_up_processes import Losses
 
 from anomalib_crad.models.components.precision import no_mixed_precision
 from anomalib_crad.models.components.scoring import feature_distance
@@ -91,19 +92,19 @@ def test_losses_and_scores_of_a_training_in_mixed_precision_are_close(
 ) -> None:
     results = {}
     for precision in ("32-true", "bf16-mixed"):
-        model = build(seed=5, jitter_probability=0.0)
+        losses, model = Losses(), build(seed=5, jitter_probability=0.0)
         options: dict[str, Any] = {"precision": precision, "max_epochs": 2, "enable_progress_bar": False}
-        engine = Engine(default_root_dir=tmp_path, accelerator="cpu", logger=False, **options)
+        engine = Engine(default_root_dir=tmp_path, accelerator="cpu", logger=False, callbacks=[losses], **options)
         engine.fit(model, datamodule=datamodule(tiny_root))
-        loss = engine.trainer.callback_metrics["train_loss"].item()
         batches: Any = engine.predict(model, datamodule=datamodule(tiny_root))
         evaluated = torch.cat([batch.pred_score for batch in batches]).float()
-        results[precision] = (loss, evaluated, float(model.post_processor.image_threshold), model)
+        results[precision] = (losses.values, evaluated, float(model.post_processor.image_threshold), model)  # type: ignore[union-attr, arg-type]
 
-    loss, scores, threshold, _ = results["32-true"]
-    mixed_loss, mixed_scores, mixed_threshold, mixed = results["bf16-mixed"]
-    assert mixed_loss != loss
-    assert mixed_loss == pytest.approx(loss, rel=2e-2)
+    expected, scores, threshold, _ = results["32-true"]
+    mixed_losses, mixed_scores, mixed_threshold, mixed = results["bf16-mixed"]
+    assert mixed_losses != expected
+    assert mixed_losses[0] == pytest.approx(expected[0], rel=1e-2)
+    assert mixed_losses == pytest.approx(expected, rel=0.1), "AdamW enlarges what rounding does to small gradients"
     assert mixed_threshold == pytest.approx(threshold, rel=5e-2)
     torch.testing.assert_close(mixed_scores, scores, rtol=0, atol=5e-2)
     assert {value.dtype for value in mixed.parameters()} == {torch.float32}

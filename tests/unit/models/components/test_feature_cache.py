@@ -23,7 +23,7 @@ from anomalib_crad.models.components import feature_store
 from anomalib_crad.models.components.feature_cache import FeatureCache, first_random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from anomalib.data import AnomalibDataModule
@@ -149,11 +149,12 @@ def test_a_file_of_the_run_is_gone_when_training_ends(tiny_root: Path, tmp_path:
 def test_a_full_disk_leaves_the_training_without_cache_and_no_file(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> None:
+    def full(_store: object, features: Iterable[object]) -> None:
+        assert len(list(features)) == IMAGES // 4
         msg = "No space left on device"
         raise OSError(msg)
 
-    monkeypatch.setattr(feature_store.os, "fsync", full)
+    monkeypatch.setattr(feature_store.FileStore, "_write", full)
     trained = run(tmp_path, datamodule(tiny_root), callbacks=(FeatureCache(folder=tmp_path / "cache"),))
     assert "not cached: No space left on device" in caplog.text
     assert trained.decoded == IMAGES * (EPOCHS + 1)
