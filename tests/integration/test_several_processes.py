@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from anomalib.cli import AnomalibCLI
 from anomalib.data import Folder, MVTecAD
 from made_up_models import datamodule, narrow_crad, narrow_uniad
 from made_up_processes import Losses, in_two_processes, make_engine
@@ -27,12 +29,12 @@ from anomalib_crad.models.crad.fusion import InvertedResidual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from anomalib.data import AnomalibDataModule
 
     from anomalib_crad import Crad, UniAD
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 IMAGES = 16
 EPOCHS = 2
 STEPS = 2
@@ -276,3 +278,15 @@ def test_a_resumed_training_draws_the_noise_that_each_process_would_have_drawn(t
     assert two[0]["whole"]["losses"][IMAGES // 8 :] == two[0]["resumed"]["losses"]
     for name, value in two[0]["whole"]["state"].items():
         assert torch.equal(two[0]["resumed"]["state"][name], value), name
+
+
+@pytest.mark.parametrize("name", ["one_node", "several_nodes"])
+def test_the_configurations_hold_the_papers_setting(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base, own = CONFIGS / "mvtec.yaml", CONFIGS / "distributed" / f"{name}.yaml"
+    narrow = ["--model.backbone=resnet18", "--model.num_blocks=1", "--model.hidden_channels=16"]
+    cli = AnomalibCLI(["train", f"--config={base}", f"--config={own}", *narrow], run=False)
+    trainer = cli.config["train"]["trainer"]
+    assert trainer["num_nodes"] * int(trainer["devices"]) == 4
+    assert (trainer["accelerator"], trainer["strategy"]) == ("gpu", "ddp")
+    assert cli.datamodule.train_batch_size == 16

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -227,3 +228,29 @@ def test_features_too_large_for_half_precision_are_an_error() -> None:
     store = feature_store.MemoryStore((1, 1, 1, 1), torch.float16)
     with pytest.raises(ValueError, match="too large for 16 bits"):
         store.fill(None, [([0], torch.tensor(np.full((1, 1, 1, 1), 1e6)))])  # type: ignore[arg-type]
+
+
+def test_leftovers_of_killed_runs_are_removed_and_files_that_others_write_are_not(
+    tiny_root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    left, written = folder / "features-0.1.unfinished", folder / "features-0.2.unfinished"
+    left.touch()
+    with written.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        run(tmp_path, datamodule(tiny_root), callbacks=(FeatureCache(folder=folder),))
+        assert not left.exists()
+        assert written.exists()
+    assert len(list(folder.glob("*.bin"))) == 1
+
+
+def test_a_resumed_training_uses_the_kept_file(tiny_root: Path, tmp_path: Path) -> None:
+    cache = FeatureCache(folder=tmp_path / "cache")
+    options: dict[str, Any] = {"default_root_dir": tmp_path, "accelerator": "cpu", "callbacks": [cache]}
+    first = Engine(max_epochs=2, **options)
+    first.fit(narrow_crad(seed=5), datamodule=datamodule(tiny_root))
+    Engine(max_epochs=3, **options).fit(
+        narrow_crad(seed=5), datamodule=datamodule(tiny_root), ckpt_path=first.best_model_path
+    )
+    assert len(list((tmp_path / "cache").iterdir())) == 1
