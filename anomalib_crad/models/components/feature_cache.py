@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,8 @@ class FeatureCache(Callback):
         if self.folder is None and trainer.world_size == 1 and size <= self.memory_gib * GIBIBYTE:
             store = MemoryStore(shape, dtype)
         else:
-            folder = self.folder or Path(trainer.default_root_dir)
+            # anomalib gives each process of a run a folder of its own.
+            folder = Path(trainer.strategy.broadcast(str(self.folder or trainer.default_root_dir)))
             store = FileStore(folder, self._key(trainer, model, images), shape, dtype, keep=self.folder is not None)
         try:
             if not store.open(trainer):
@@ -208,8 +210,8 @@ class FeatureCache(Callback):
         files = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in images.samples.image_path]
         parts = {
             "images": files,
-            "augmentations": repr(images.augmentations),
-            "transform": repr(getattr(model.pre_processor, "transform", None)),
+            "augmentations": _description(images.augmentations),
+            "transform": _description(getattr(model.pre_processor, "transform", None)),
             "backbone": extractor.backbone_name,
             "options": repr(extractor.options),
             "order": extractor.order,
@@ -294,6 +296,11 @@ def _features(
         with trainer.precision_plugin.train_step_context():
             features = _extractor(model)(placed.image)
         yield batches[number], features
+
+
+def _description(transform: nn.Module | None) -> str:
+    """A transform in words; one that comes from a checkpoint has other names of the same interpolations."""
+    return re.sub(r"InterpolationMode\.(\w+)", lambda name: name[1].lower(), repr(transform))
 
 
 def _extractor(model: AnomalibModule) -> MultiScaleFeatures:

@@ -3,8 +3,9 @@
 """Where cached features are: in the memory of one process, or in a file that processes share.
 
 A file appears under its name only when it is complete, and the name holds a fingerprint of everything that the features
-depend on. A file of another size than its name promises is not used. A file that is not kept has no name as soon as
-everybody has opened it, so that it is gone however the training ends.
+depend on. A file of another size than its name promises is not used. A file that is not kept loses its name as soon as
+all processes have opened it, so that it is gone however the training ends. A kept file has a name of its own run until
+it is complete; what a killed run has left under such a name is removed by the next one.
 
 Axis letters: N images, B batch, C channels, H x W positions.
 """
@@ -14,19 +15,29 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import uuid
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from lightning.pytorch import Trainer
 
 logger = logging.getLogger(__name__)
+
+UNFINISHED = ".unfinished"
 
 
 class FeatureStore(ABC):
@@ -130,7 +141,7 @@ class FileStore(FeatureStore):
     """Features in a file that the processes of a machine share.
 
     Args:
-        folder: Folder of the file.
+        folder: Folder of the file, the same in all processes.
         key: Fingerprint of everything that the features depend on.
         shape: N, C, H, W.
         dtype: Type of the stored numbers.
@@ -144,6 +155,7 @@ class FileStore(FeatureStore):
         self.folder = folder
         self.keep = keep
         self._stem = f"features-{key[:32]}"
+        self._file: BinaryIO | None = None
         self._numbers: np.memmap | None = None
 
     def __str__(self) -> str:
@@ -158,29 +170,24 @@ class FileStore(FeatureStore):
             logger.warning("'%s' is not complete and is written again.", path)
         if not trainer.strategy.reduce_boolean_decision(found):
             return False
-        self._map(path)
+        self._file = path.open("rb")
+        self._map()
         return True
 
     def fill(self, trainer: Trainer, features: Iterable[tuple[Sequence[int], torch.Tensor]]) -> None:
         """Write features, each process its own rows, and map the file."""
-        path = self._path(trainer)
-        unfinished = path.with_suffix(".unfinished")
-        self._together(trainer, lambda: self._reserve(unfinished) if trainer.local_rank == 0 else None)
+        run = trainer.strategy.broadcast(uuid.uuid4().hex[:8])
+        unfinished = self._path(trainer).with_suffix(f".{run}{UNFINISHED}")
         try:
-            self._together(trainer, lambda: self._write(unfinished, features))
-            if trainer.local_rank == 0:
-                unfinished.replace(path)
-            trainer.strategy.barrier("features written")
+            self._open_together(trainer, unfinished)
+            _together(trainer, lambda: self._write(features))
+            if self.keep:
+                _together(trainer, lambda: self._give_name(trainer, unfinished))
         except BaseException:
+            self.close()
             unfinished.unlink(missing_ok=True)
             raise
-        self._map(path)
-        trainer.strategy.barrier("features mapped")
-        if not self.keep and trainer.local_rank == 0:
-            try:
-                path.unlink()
-            except OSError:  # Windows removes no file that is in use
-                logger.warning("'%s' is in use and stays; remove it after the training.", path)
+        self._map()
 
     def read(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the features of some images."""
@@ -190,8 +197,11 @@ class FileStore(FeatureStore):
         return torch.from_numpy(self._numbers[list(rows)]).float()
 
     def close(self) -> None:
-        """Unmap the file."""
+        """Unmap and close the file."""
         self._numbers = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     @property
     def _size(self) -> int:
@@ -202,37 +212,88 @@ class FileStore(FeatureStore):
         node = f"-node{trainer.node_rank}" if trainer.num_nodes > 1 else ""
         return self.folder / f"{self._stem}{node}.bin"
 
-    def _map(self, path: Path) -> None:
-        dtype = np.float16 if self.dtype == torch.float16 else np.float32
-        self._numbers = np.memmap(path, dtype, mode="r", shape=self.shape)
+    def _open_together(self, trainer: Trainer, path: Path) -> None:
+        """Open one file in all processes of a machine; unless it is kept, it has no name afterwards."""
+        first = trainer.local_rank == 0
+        _together(trainer, lambda: self._reserve(path) if first else None)
+        _together(trainer, lambda: None if first else self._share(path))
+        if first and not self.keep:
+            _remove_name(path)
+
+    def _give_name(self, trainer: Trainer, path: Path) -> None:
+        if trainer.local_rank == 0:
+            path.replace(self._path(trainer))
 
     def _reserve(self, path: Path) -> None:
+        """Open a file of the full size, which nobody else writes or removes."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(self.folder)
         free = shutil.disk_usage(self.folder).free
         if free < self._size:
             msg = f"they need {self._size / 2**30:.1f} GiB in '{self.folder}', which has {free / 2**30:.1f} GiB free"
             raise OSError(msg)
-        with path.open("wb") as file:
-            file.truncate(self._size)
+        self._file = path.open("w+b")
+        _lock(self._file)
+        self._file.truncate(self._size)
 
-    def _write(self, path: Path, features: Iterable[tuple[Sequence[int], torch.Tensor]]) -> None:
+    def _share(self, path: Path) -> None:
+        self._file = path.open("r+b")
+
+    def _write(self, features: Iterable[tuple[Sequence[int], torch.Tensor]]) -> None:
         """Write rows at their places; through a memory map a full disk would kill the process."""
-        width = self._size // self.shape[0]
-        with path.open("r+b") as file:
-            for rows, values in features:
-                for row, value in zip(rows, self._to_stored(values).contiguous().numpy(), strict=True):
-                    file.seek(row * width)
-                    file.write(value.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+        file, width = self._opened(), self._size // self.shape[0]
+        for rows, values in features:
+            for row, value in zip(rows, self._to_stored(values).contiguous().numpy(), strict=True):
+                file.seek(row * width)
+                file.write(value.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
 
-    @staticmethod
-    def _together(trainer: Trainer, act: Callable[[], None]) -> None:
-        """Act, and raise in every process if it fails in any."""
-        error: OSError | None = None
-        try:
-            act()
-        except OSError as failed:
-            error = failed
-        if not trainer.strategy.reduce_boolean_decision(error is None):
-            raise error or OSError("another process could not write them")
+    def _map(self) -> None:
+        dtype = np.float16 if self.dtype == torch.float16 else np.float32
+        self._numbers = np.memmap(self._opened(), dtype, mode="r", shape=self.shape)
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            msg = "The features have not been opened."
+            raise RuntimeError(msg)
+        return self._file
+
+
+def _together(trainer: Trainer, act: Callable[[], None]) -> None:
+    """Act, wait until all processes have acted, and raise in every one if it fails in any."""
+    error: Exception | None = None
+    try:
+        act()
+    except Exception as failed:  # noqa: BLE001  # raised below; the other processes would wait for this one
+        error = failed
+    if trainer.strategy.reduce_boolean_decision(error is None):
+        return
+    of_disk = trainer.strategy.reduce_boolean_decision(error is None or isinstance(error, OSError))
+    raise error or (OSError if of_disk else RuntimeError)("another process could not write them")
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed; tell whether this was possible."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process holds it, or the file system has no locks
+        return False
+    return True
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove files of runs that were killed while they wrote; those of a run that goes on are locked."""
+    for path in folder.glob(f"features-*{UNFINISHED}"):
+        with suppress(OSError), path.open("r+b") as file:
+            if _lock(file):
+                path.unlink()
+
+
+def _remove_name(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:  # Windows removes no file that is in use
+        logger.warning("'%s' is in use and stays; remove it after the training.", path)

@@ -3,8 +3,7 @@
 """The Lightning base of our models: everything between anomalib's engine and a model's network.
 
 Models that score images by the features of a frozen backbone differ in the head that is trained, its optimizer and the
-map. Arguments, components, seeds, training steps, checkpoints and exports are the same; they are here, in the order of
-a model's life. What takes more than a few lines is in :mod:`.training`, :mod:`.checkpoints` and :mod:`.export`.
+map. The rest is the same and is here, in the order of a model's life, but for what takes more than a few lines.
 
 anomalib lists direct subclasses of ``AnomalibModule`` only, so this is a mixin, and a model is
 ``class Model(FeatureReconstruction, AnomalibModule)``.
@@ -29,6 +28,7 @@ from torch.optim import Optimizer
 
 from anomalib_crad.export.exportable import Exportable
 from anomalib_crad.metrics import CategoryEvaluator
+from anomalib_crad.models.components.checkpoint_writing import WholeCheckpoints
 from anomalib_crad.models.components.checkpoints import (
     DeprecatedArgumentWarning,
     check_architecture,
@@ -161,8 +161,8 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         return CategoryEvaluator()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Components that are callbacks, and those that make a run fast; the trainer's own feature cache stays."""
-        callbacks = [*super().configure_callbacks(), MemoryReuse()]  # type: ignore[misc]  # anomalib returns a list
+        """Components that are callbacks, and those that make a run fast and safe; the trainer's own cache stays."""
+        callbacks = [*super().configure_callbacks(), MemoryReuse(), WholeCheckpoints()]  # type: ignore[misc]  # anomalib returns a list
         given = any(isinstance(callback, FeatureCache) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         wanted = self.trains_on_features and self.hparams.get("feature_cache", True) and not given
         return [*callbacks, FeatureCache()] if wanted else callbacks

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from anomalib_crad.models.components.precision import at_least_single_precision
+
 
 def feature_distance(features: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
     """L2 norm over channels of the difference.
@@ -22,8 +24,9 @@ def feature_distance(features: torch.Tensor, reconstruction: torch.Tensor) -> to
         reconstruction: B x C x H x W.
 
     Returns:
-        Distances, B x 1 x H x W.
+        Distances, B x 1 x H x W, in at least single precision.
     """
+    reconstruction, features = at_least_single_precision(reconstruction), at_least_single_precision(features)
     return torch.linalg.vector_norm(reconstruction - features, dim=1, keepdim=True)
 
 

@@ -18,9 +18,11 @@ import torch
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Timer
+from torch import distributed
 from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_crad.freed_memory import keep_freed_memory, return_freed_memory
+from anomalib_crad.recording.processes import gather_everywhere, several_processes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -208,19 +210,23 @@ class RandomState:
 
     @staticmethod
     def current() -> dict[str, Any]:
-        """Return the state of the moment, as plain tensors."""
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        """Return the state of the moment as plain tensors: the first process's, and ``processes``, those of all."""
+        states = gather_everywhere({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()})
+        return {**states[0], "processes": states} if len(states) > 1 else states[0]
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue with the numbers of a checkpoint.
 
         Args:
-            state: What :meth:`current` returned.
+            state: What :meth:`current` returned. A process that it holds no state of keeps its own numbers.
         """
-        torch.set_rng_state(state["cpu"].cpu())
-        if len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
         self._resumed = state
+        rank, states = distributed.get_rank() if several_processes() else 0, state.get("processes", [state])
+        if rank >= len(states):
+            return
+        torch.set_rng_state(states[rank]["cpu"].cpu())
+        if len(states[rank]["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([value.cpu() for value in states[rank]["cuda"]])
 
     def on_batch_start(self) -> None:
         """Note that training draws numbers of its own from here on."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from anomalib_crad.models.components.precision import at_least_single_precision
+
 #: Share of the hard vote "close" and of the cosine similarity in S.
 CLOSENESS_SHARE = 0.3
 COSINE_SHARE = 0.7
@@ -53,11 +55,3 @@ def refine(reconstruction: torch.Tensor, features: torch.Tensor) -> torch.Tensor
     reconstruction, features = at_least_single_precision(reconstruction), at_least_single_precision(features)
     passed = similarity(reconstruction, features)
     return passed * features + (1 - passed) * reconstruction
-
-
-def at_least_single_precision(values: torch.Tensor) -> torch.Tensor:
-    """Convert values of half precision to single precision and leave others alone; any shape.
-
-    Scores come from the difference of reconstruction and features; half precision would round most of it away.
-    """
-    return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from anomalib_crad.models.components.checkpoints import DeprecatedArgumentWarning
+from anomalib_crad.models.components.precision import at_least_single_precision, no_mixed_precision
 from anomalib_crad.models.components.torch_model import ReconstructionModel, TrainingOutput, reconstruction_loss
 from anomalib_crad.models.crad.discrete_memory import (
     DiscreteEntries,
@@ -30,7 +31,7 @@ from anomalib_crad.models.crad.discrete_memory import (
 )
 from anomalib_crad.models.crad.fusion import Fusion
 from anomalib_crad.models.crad.memory import JITTER_PROBABILITY, JITTER_STD, ContinuousGrid, FeatureMemory
-from anomalib_crad.models.crad.refinement import at_least_single_precision, refine
+from anomalib_crad.models.crad.refinement import refine
 
 INITIAL_WEIGHT_STD = 0.01
 JITTER_IS_DEPRECATED = (
@@ -116,7 +117,9 @@ class ContinuousMemoryReconstruction(nn.Module):
             ValueError: If the features' shape is not the one that the model was built for.
         """
         self._check_shape(features)
-        return self._rebuild([memory(features) for memory in self._memories()], features)
+        with no_mixed_precision(features) as values:
+            reads = [memory(values) for memory in self._memories()]
+        return self._rebuild(reads, features)
 
     def read_and_rebuild(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Rebuild and refine features in training.
@@ -132,7 +135,8 @@ class ContinuousMemoryReconstruction(nn.Module):
             ValueError: As :meth:`forward`.
         """
         self._check_shape(features)
-        reads = [memory.read(features) for memory in self._memories()]
+        with no_mixed_precision(features) as values:
+            reads = [memory.read(values) for memory in self._memories()]
         losses = [loss for _, loss in reads if loss is not None]
         rebuilt = self._rebuild([values for values, _ in reads], features)
         return rebuilt, torch.stack(losses).sum() if losses else None

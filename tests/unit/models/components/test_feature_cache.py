@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +24,7 @@ from anomalib_crad.models.components import feature_store
 from anomalib_crad.models.components.feature_cache import FeatureCache, first_random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from anomalib.data import AnomalibDataModule
@@ -149,11 +150,12 @@ def test_a_file_of_the_run_is_gone_when_training_ends(tiny_root: Path, tmp_path:
 def test_a_full_disk_leaves_the_training_without_cache_and_no_file(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> None:
+    def full(_store: object, features: Iterable[object]) -> None:
+        assert len(list(features)) == IMAGES // 4
         msg = "No space left on device"
         raise OSError(msg)
 
-    monkeypatch.setattr(feature_store.os, "fsync", full)
+    monkeypatch.setattr(feature_store.FileStore, "_write", full)
     trained = run(tmp_path, datamodule(tiny_root), callbacks=(FeatureCache(folder=tmp_path / "cache"),))
     assert "not cached: No space left on device" in caplog.text
     assert trained.decoded == IMAGES * (EPOCHS + 1)
@@ -226,3 +228,29 @@ def test_features_too_large_for_half_precision_are_an_error() -> None:
     store = feature_store.MemoryStore((1, 1, 1, 1), torch.float16)
     with pytest.raises(ValueError, match="too large for 16 bits"):
         store.fill(None, [([0], torch.tensor(np.full((1, 1, 1, 1), 1e6)))])  # type: ignore[arg-type]
+
+
+def test_leftovers_of_killed_runs_are_removed_and_files_that_others_write_are_not(
+    tiny_root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    left, written = folder / "features-0.1.unfinished", folder / "features-0.2.unfinished"
+    left.touch()
+    with written.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        run(tmp_path, datamodule(tiny_root), callbacks=(FeatureCache(folder=folder),))
+        assert not left.exists()
+        assert written.exists()
+    assert len(list(folder.glob("*.bin"))) == 1
+
+
+def test_a_resumed_training_uses_the_kept_file(tiny_root: Path, tmp_path: Path) -> None:
+    cache = FeatureCache(folder=tmp_path / "cache")
+    options: dict[str, Any] = {"default_root_dir": tmp_path, "accelerator": "cpu", "callbacks": [cache]}
+    first = Engine(max_epochs=2, **options)
+    first.fit(narrow_crad(seed=5), datamodule=datamodule(tiny_root))
+    Engine(max_epochs=3, **options).fit(
+        narrow_crad(seed=5), datamodule=datamodule(tiny_root), ckpt_path=first.best_model_path
+    )
+    assert len(list((tmp_path / "cache").iterdir())) == 1
