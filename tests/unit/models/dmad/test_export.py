@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from anomalib.deploy import CompressionType
-from anomalib_crad.export.cleanup import module_of
 from made_up_models import datamodule, fit, narrow_dmad
 
 from anomalib_crad import Dmad
+from anomalib_crad.export.cleanup import module_of
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.slow
