@@ -9,9 +9,10 @@ the CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.engine import Engine
+from lightning.pytorch import Callback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anomalib.data import AnomalibDataModule, ImageBatch
     from anomalib.models import AnomalibModule
+    from lightning.pytorch import LightningModule, Trainer
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,60 @@ class Prediction:
     score: float
     label: bool
     anomaly_map: np.ndarray
+
+
+class CollectedPredictions(Callback):
+    """Keeps the predictions of a test, so that nothing has to be predicted again for a comparison or a picture.
+
+    Attributes:
+        predictions (list[Prediction]): One prediction per image of the last test.
+    """
+
+    def __init__(self) -> None:
+        self.predictions: list[Prediction] = []
+        self._last: ImageBatch | None = None
+
+    def on_test_epoch_start(self, *_args: object, **_kwargs: object) -> None:
+        """Forget the predictions of an earlier test."""
+        self.predictions = []
+
+    def on_test_batch_start(self, *_args: object, **_kwargs: object) -> None:
+        """Take over the batch before this one."""
+        self._take()
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: object) -> None:  # noqa: ANN401
+        """Remember the batch, which the post-processor is going to change after this hook."""
+        del trainer, pl_module
+        self._last = outputs
+
+    def on_test_epoch_end(self, *_args: object, **_kwargs: object) -> None:
+        """Take over the last batch."""
+        self._take()
+
+    def _take(self) -> None:
+        if self._last is not None:
+            self.predictions += predictions_of(self._last)
+            self._last = None
+
+
+def predictions_of(batch: ImageBatch) -> list[Prediction]:
+    """Turn a batch with predictions into plain values.
+
+    Args:
+        batch: anomalib's batch, after the post-processor.
+
+    Returns:
+        One prediction per image.
+    """
+    return [
+        Prediction(
+            image_path=item.image_path,
+            score=float(item.pred_score),
+            label=bool(item.pred_label),
+            anomaly_map=item.anomaly_map.squeeze().numpy(force=True),
+        )
+        for item in cast("Iterable", batch)
+    ]
 
 
 def predict(
@@ -61,13 +117,4 @@ def predict(
         batches = Engine(accelerator=accelerator).predict(model, datamodule=datamodule, ckpt_path=checkpoint)
     finally:
         model.visualizer = visualizer
-    return [
-        Prediction(
-            image_path=item.image_path,
-            score=float(item.pred_score),
-            label=bool(item.pred_label),
-            anomaly_map=item.anomaly_map.squeeze().numpy(force=True),
-        )
-        for batch in cast("Iterable[ImageBatch]", batches or ())
-        for item in cast("Iterable", batch)
-    ]
+    return [prediction for batch in cast("Iterable[ImageBatch]", batches or ()) for prediction in predictions_of(batch)]

@@ -70,24 +70,27 @@ def run(config: Path, arguments: Sequence[str] = ()) -> Path:
     from anomalib.cli.cli import AnomalibCLI
 
     from anomalib_crad.deploy import compare_with_openvino
-    from anomalib_crad.prediction import predict
+    from anomalib_crad.prediction import CollectedPredictions
     from anomalib_crad.visualization import save_overview
 
     console = Console()
     _leave_out_warnings_without_remedy()
     console.rule("1/3  Train and test")
-    cli = AnomalibCLI(["train", "--config", str(config), *arguments])
-    folder = Path(cli.engine.trainer.default_root_dir)
+    collecting = f"--trainer.callbacks+={CollectedPredictions.__module__}.{CollectedPredictions.__name__}"
+    cli = AnomalibCLI(["train", "--config", str(config), collecting, *arguments])
+    trainer = cli.engine.trainer
+    folder = Path(trainer.default_root_dir)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by one of Lightning's connectors
+    (collected,) = (callback for callback in callbacks if isinstance(callback, CollectedPredictions))
 
     console.rule("2/3  Export to OpenVINO")
     checkpoint = str(cli.engine.best_model_path)
-    predictions = predict(cli.model, cli.datamodule, checkpoint, accelerator="cpu")
     exported = cli.model.to_openvino(folder)
 
     console.rule("3/3  Compare the exported model with the checkpoint")
-    agreement = compare_with_openvino(predictions, exported)
+    agreement = compare_with_openvino(collected.predictions, exported)
     agreement.table.to_csv(folder / "openvino_agreement.csv", index=False)
-    overview = save_overview(predictions, cli.datamodule.test_data.samples, folder / "overview.png")
+    overview = save_overview(collected.predictions, cli.datamodule.test_data.samples, folder / "overview.png")
 
     console.rule("Done")
     console.print(f"OpenVINO against PyTorch: {agreement}", soft_wrap=True)
