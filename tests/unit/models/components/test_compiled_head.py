@@ -57,8 +57,8 @@ def test_it_trains_as_the_plain_head_does(
     assert "The training step of the head is compiled." in caplog.text
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     assert "training_output" not in vars(compiled.model)
-    for name, value in plain.state_dict().items():
-        torch.testing.assert_close(compiled.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_the_plain_head_trains_if_the_backend_fails(
@@ -75,8 +75,8 @@ def test_the_plain_head_trains_if_the_backend_fails(
 
     assert "The head is not compiled" in caplog.text
     assert "operation not supported" in caplog.text
-    for name, value in plain.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(model.model.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
 def test_the_plain_head_trains_without_a_compiler(
