@@ -98,9 +98,10 @@ def recordings(folder: Path, device: str) -> Iterator[dict[str, Any]]:
             head = build(recorded).to(device).train()
             fused = optimizer_of(head, fused=True)
             optimizer = fused if name == "crad_head" else torch.optim.AdamW(head.parameters(), 1e-4, weight_decay=1e-4)
-            losses = []
-            for values in torch.from_numpy(recorded["train_inputs"]).to(device):
-                losses.append(_recorded_step(head, values, optimizer, dtype))
+            losses = [
+                _recorded_step(head, values, optimizer, dtype)
+                for values in torch.from_numpy(recorded["train_inputs"]).to(device)
+            ]
             expected = recorded["losses"]
             error = float(np.abs(np.array(losses) / expected - 1).max())
             limit = TOLERANCE["losses"] if dtype is None else BF16_TOLERANCE
@@ -201,7 +202,9 @@ def _ways(model: str, options: argparse.Namespace) -> dict[str, Callable[[], obj
     """Steps from features on, which is what the cache leaves, and from images on, which is a training without it."""
     ways: dict[str, Callable[[], object]] = {}
     if model in WIDTHS:
-        sizes = {"channels": 12, "side": 8, "blocks": 1} if options.quick else {"channels": 216, "side": 28, "blocks": 11}
+        sizes = (
+            {"channels": 12, "side": 8, "blocks": 1} if options.quick else {"channels": 216, "side": 28, "blocks": 11}
+        )
         sizes |= {"width": WIDTHS[model] // (54 if options.quick else 1), "batch": options.batch}
         features = made_up_features(sizes, options.device)
         ours, plain = (head.to(options.device) for head in build_heads(sizes))
@@ -211,32 +214,34 @@ def _ways(model: str, options: argparse.Namespace) -> dict[str, Callable[[], obj
         ways["our head, fp32"] = training_step(ours, features, optimizer_of(ours, fused=True))
         ways["our head, fp32, compiled"] = training_step(compiled, features, optimizer_of(compiled, fused=True))
     side = 64 if options.quick else 224
-    small = {"hidden_channels": 16, "num_blocks": 1} if options.quick and model in WIDTHS else {}
-    arguments = {"hidden_channels": WIDTHS[model], **small} if model in WIDTHS else {"neighbor_size": (1, 1)}
-    if model == "UniAD" and not options.quick:
-        arguments = {}
+    arguments: dict[str, Any] = {"hidden_channels": WIDTHS[model]} if model in WIDTHS else {}
+    if options.quick:
+        arguments = {"hidden_channels": 16, "num_blocks": 1} if model in WIDTHS else {"neighbor_size": (1, 1)}
+    build: Any = Crad if model in WIDTHS else UniAD
     for precision, dtype in PRECISIONS.items():
-        whole = (Crad if model in WIDTHS else UniAD)(
-            backbone="tf_efficientnet_b4", pre_trained=False, image_size=(side, side), **arguments
-        ).model.to(options.device).train()  # fmt: skip
+        model_options = {"backbone": "tf_efficientnet_b4", "pre_trained": False, "image_size": (side, side)}
+        whole = build(**model_options, **arguments).model.to(options.device).train()
         images = torch.rand(options.batch, 3, side, side, device=options.device)
         with torch.no_grad():
             cached = whole.feature_extractor(images)
-        ways[f"images, {precision}"] = _whole_step(whole, lambda whole=whole, images=images: whole(images), dtype)
-        ways[f"cached features, {precision}"] = _whole_step(
-            whole, lambda whole=whole, cached=cached: whole.training_output(cached), dtype
-        )
+        ways[f"images, {precision}"] = _whole_step(whole, whole, images, dtype)
+        ways[f"cached features, {precision}"] = _whole_step(whole, whole.training_output, cached, dtype)
     return ways
 
 
-def _whole_step(whole: Any, run: Callable[[], Any], dtype: torch.dtype | None) -> Callable[[], object]:  # noqa: ANN401
+def _whole_step(
+    whole: Any,  # noqa: ANN401  # a model's network
+    run: Callable[[torch.Tensor], Any],
+    values: torch.Tensor,
+    dtype: torch.dtype | None,
+) -> Callable[[], object]:
     optimizer = optimizer_of(whole.reconstruction, fused=True)
     device = next(whole.parameters()).device.type
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(device, dtype, enabled=dtype is not None):
-            loss = run().loss
+            loss = run(values).loss
         loss.backward()
         nn.utils.clip_grad_norm_(whole.reconstruction.parameters(), 0.1)
         optimizer.step()

@@ -3,8 +3,8 @@
 """How fast training is, each figure beside its reference in the same run.
 
 Four parts: a step of CRAD's head beside the plain transcription of the method (``plain_crad``) and the peak of the
-matrix product; epochs of the whole pipeline with and without the cache of features; settings of the memory allocator, on
-our heads and on anomalib's own models; ``torch.compile``. Every measurement is a process of its own
+matrix product; epochs of the whole pipeline with and without the cache of features; settings of the allocator, on our
+heads and on anomalib's own models; ``torch.compile``. Every measurement is a process of its own
 (``training_jobs.py``), and what is compared takes turns. Run it on a quiet machine::
 
     python tests/benchmarks/training.py
@@ -147,7 +147,9 @@ def _measure(options: argparse.Namespace, folder: Path, console: Console) -> tup
             peaks[name].append(rate)
         for case in cases:
             for way in case.ways:
-                console.print(f"[dim]round {number + 1} of {options.rounds}: {case.part}, {case.name}, {way.name}[/dim]")
+                console.print(
+                    f"[dim]round {number + 1} of {options.rounds}: {case.part}, {case.name}, {way.name}[/dim]"
+                )
                 results[case.part, case.name, way.name].append(_run(way.job, way.environment, options))
     best = max(peaks, key=lambda name: max(peaks[name]))
     rates = ", ".join(f"{name} {max(values) / 1e9:.0f}" for name, values in peaks.items())
@@ -220,7 +222,13 @@ def _fit_options(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _epoch_ways(model: str, options: argparse.Namespace, folder: Path) -> list[Way]:
     side = 64 if options.quick else 224
-    job = {"job": "epoch", "model": model, "epochs": options.epochs, "image_side": side, **_fit_options(options, folder)}
+    job = {
+        "job": "epoch",
+        "model": model,
+        "epochs": options.epochs,
+        "image_side": side,
+        **_fit_options(options, folder),
+    }
     goal = f"{EPOCH_GOALS[model]} x"
     ways = {"no cache": "off", "cache in memory": "memory", "cache in a file": "file", "cache of 16 bits": "half"}
     return [Way(name, {**job, "cache": cache}, goal=goal if cache == "memory" else "") for name, cache in ways.items()]
@@ -319,13 +327,20 @@ def description(options: argparse.Namespace) -> list[str]:
     flags = facts.get("flags", "").split()
     found = [name for name, flag in {"AVX2": "avx2", "AVX-512": "avx512f"}.items() if flag in flags]
     threads = options.threads
-    command = f"python tests/benchmarks/training.py --rounds {options.rounds} --steps {options.steps}"
+    command = (
+        f"python tests/benchmarks/training.py --parts {' '.join(options.parts)} --rounds {options.rounds} "
+        f"--steps {options.steps} --epochs {options.epochs} --images {options.images} --threads {threads}"
+    )
     return [
-        f"Machine: {facts.get('model name', platform.processor())}, {os.cpu_count()} cores, {threads} threads; "
-        f"{', '.join(found) or 'no AVX'} (PyTorch uses {torch.backends.cpu.get_cpu_capability()}).",
-        f"Versions: Python {platform.python_version()}, PyTorch {torch.__version__}, {' '.join(platform.libc_ver())}.",
-        f"Date: {time.strftime('%Y-%m-%d')}. Command: `{command} --epochs {options.epochs} --images {options.images}`; "
-        f"{options.rounds} processes of each way in turn, medians.",
+        (
+            f"Machine: {facts.get('model name', platform.processor())}, {os.cpu_count()} cores, {threads} threads; "
+            f"{', '.join(found) or 'no AVX'} (PyTorch uses {torch.backends.cpu.get_cpu_capability()})."
+        ),
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, {' '.join(platform.libc_ver())}.",
+        (
+            f"Date: {time.strftime('%Y-%m-%d')}. Command: `{command}`; "
+            f"{options.rounds} processes of each way in turn, medians."
+        ),
     ]
 
 

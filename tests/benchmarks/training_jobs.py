@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the training benchmark measures, one job a process: memory settings, page faults and peak memory are a process's.
+"""What the training benchmark measures, one job a process, to which memory settings and peak memory belong.
 
 ``python training_jobs.py '{"job": "head", ...}'`` runs a job and prints its result as JSON in the last line.
 ``training.py`` starts these processes in turn; ``gpu_training.py`` uses the heads.
@@ -279,7 +279,7 @@ def epoch(options: dict[str, Any]) -> Cost:
         **({"neighbor_size": (1, 1)} if build is UniAD and options["quick"] else model_options),
     )
     settings: dict[str, dict[str, Any]] = {"file": {"folder": options["folder"]}, "half": {"half_precision": True}}
-    callbacks = [FeatureCache(**settings[options["cache"]])] if options["cache"] in settings else []
+    callbacks: list[Callback] = [FeatureCache(**settings[options["cache"]])] if options["cache"] in settings else []
     return _fit(model, options, options["epochs"], callbacks)
 
 

@@ -67,7 +67,7 @@ class CompiledHead(Callback):
             logger.warning("The head is not compiled: %s", reason or "another process cannot do it.")
             return
         self._model = model
-        model.training_output = self._with_fallback(model, compiled)  # type: ignore[method-assign]
+        model.training_output = self._with_fallback(model, compiled)  # type: ignore[method-assign, assignment]
         logger.info("The training step of the head is compiled.")
 
     def on_fit_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
@@ -115,7 +115,7 @@ def _try_step(
         try:
             with trainer.precision_plugin.train_step_context():
                 loss = step(features).loss
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         except TorchDynamoException as error:
             return _first_line(error)
     return None

@@ -61,4 +61,6 @@ def test_a_checkpoint_of_the_plain_update_resumes_in_one_pass(
     assert all(group["fused"] for group in resumed.optimizers[0].param_groups)
     for name, value in of_new.model.state_dict().items():
         torch.testing.assert_close(of_old.model.state_dict()[name], value, rtol=0, atol=0, msg=name)
-    assert any(not torch.equal(old["state_dict"][f"model.{name}"], value) for name, value in of_old.model.state_dict().items())
+    assert any(
+        not torch.equal(old["state_dict"][f"model.{name}"], value) for name, value in of_old.model.state_dict().items()
+    )
