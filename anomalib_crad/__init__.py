@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anomalib_crad.data.elpv import Elpv
     from anomalib_crad.data.multi_category import MultiCategory
     from anomalib_crad.data.mvtec import MVTec
+    from anomalib_crad.models.components.compiled_head import CompiledHead
     from anomalib_crad.models.components.feature_cache import FeatureCache
     from anomalib_crad.models.crad.lightning_model import Crad
     from anomalib_crad.models.dmad.lightning_model import Dmad
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 #: Public classes and the modules that define them; the rooms offer their own by this list too.
 PUBLIC_CLASSES = {
+    "CompiledHead": "anomalib_crad.models.components.compiled_head",
     "Crad": "anomalib_crad.models.crad.lightning_model",
     "Dmad": "anomalib_crad.models.dmad.lightning_model",
     "Elpv": "anomalib_crad.data.elpv",
@@ -42,7 +44,7 @@ PUBLIC_CLASSES = {
     "UniAD": "anomalib_crad.models.uniad.lightning_model",
 }
 
-__all__ = ["Crad", "Dmad", "Elpv", "FeatureCache", "HVQTrans", "MVTec", "MultiCategory", "UniAD"]
+__all__ = ["CompiledHead", "Crad", "Dmad", "Elpv", "FeatureCache", "HVQTrans", "MVTec", "MultiCategory", "UniAD"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute

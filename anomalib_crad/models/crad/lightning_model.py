@@ -25,11 +25,10 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch.optim import AdamW
 
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
 from anomalib_crad.models.components.features import EFFICIENTNET_B4
-from anomalib_crad.models.components.training import check_training_arguments, random_numbers_of
+from anomalib_crad.models.components.training import adamw, check_training_arguments, random_numbers_of
 from anomalib_crad.models.crad.anomaly_map import AnomalyMapGenerator
 from anomalib_crad.models.crad.discrete_memory import MemoryKind
 from anomalib_crad.models.crad.fusion import RENAMED_TENSORS
@@ -169,11 +168,12 @@ class Crad(FeatureReconstruction, AnomalibModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a learning rate for the grids and one for the networks; both drop to a tenth at ``lr_step``."""
         groups, rates = self.model.reconstruction.parameter_groups(), self.hparams
-        optimizer = AdamW(
+        optimizer = adamw(
             [
                 {"params": groups["networks"], "lr": rates["learning_rate"], "name": "networks"},
                 {"params": groups["grids"], "lr": rates["grid_learning_rate"], "name": "grids"},
             ],
-            weight_decay=self.hparams["weight_decay"],
+            rates["weight_decay"],
+            self.trainer,
         )
         return self.with_drop(optimizer)
