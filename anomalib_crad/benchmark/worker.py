@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from anomalib_crad.benchmark.cells import (
     read_result,
     write_result,
 )
+from anomalib_crad.freed_memory import freed_memory_kept
 from anomalib_crad.provenance import describe_machine
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
     if cell.kind == "quality":
         from anomalib_crad.benchmark.quality import run_quality
 
-        return {**run_quality(cell, folder), "machine": describe_machine()}
+        # For every model, as our own do it by themselves.
+        with freed_memory_kept() if cell.settings["accelerator"] == "cpu" else nullcontext():
+            return {**run_quality(cell, folder), "machine": describe_machine()}
 
     from anomalib_crad.benchmark.cost import measure_cost
 

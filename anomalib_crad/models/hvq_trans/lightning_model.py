@@ -31,14 +31,13 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch.optim import AdamW
 from torch.utils.data import DataLoader, Subset
 
 from anomalib_crad.export.checks import fingerprint
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
 from anomalib_crad.models.components.feature_cache import FeatureBatch
 from anomalib_crad.models.components.features import EFFICIENTNET_B4
-from anomalib_crad.models.components.training import check_training_arguments, random_numbers_of
+from anomalib_crad.models.components.training import adamw, check_training_arguments, random_numbers_of
 from anomalib_crad.models.hvq_trans.anomaly_map import AnomalyMapGenerator
 from anomalib_crad.models.hvq_trans.first_pass import CodebookStart, check_codebook_start, prepare
 from anomalib_crad.models.hvq_trans.torch_model import HVQTransModel, HVQTransReconstruction
@@ -260,9 +259,9 @@ class HVQTrans(FeatureReconstruction, AnomalibModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the whole head; the learning rate drops to a tenth at ``lr_step``."""
-        parameters = {"params": list(self.model.reconstruction.parameters()), "name": "networks"}
-        rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]
-        return self.with_drop(AdamW([parameters], lr=rate, weight_decay=decay))
+        parameters, rates = list(self.model.reconstruction.parameters()), self.hparams
+        group = {"params": parameters, "lr": rates["learning_rate"], "name": "networks"}
+        return self.with_drop(adamw([group], rates["weight_decay"], self.trainer))
 
     # Logs -----------------------------------------------------------------------------------------------------------
 
