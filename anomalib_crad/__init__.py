@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from anomalib_crad.models.hvq_trans.lightning_model import HVQTrans
     from anomalib_crad.models.uniad.lightning_model import UniAD
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Public classes and the modules that define them; the rooms offer their own by this list too.
 PUBLIC_CLASSES = {

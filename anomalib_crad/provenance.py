@@ -109,7 +109,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def plain(value: object) -> Any:  # noqa: ANN401 - JSON has no type of its own
+def json_value(value: object) -> Any:  # noqa: ANN401 - JSON has no type of its own
     """Convert a value to one that JSON can hold.
 
     Args:
@@ -119,14 +119,14 @@ def plain(value: object) -> Any:  # noqa: ANN401 - JSON has no type of its own
         Numbers, strings, lists and dictionaries; non-finite numbers and any other object as text.
     """
     if isinstance(value, Enum):
-        return plain(value.value)
+        return json_value(value.value)
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Real):
         number = int(value) if isinstance(value, Integral) else float(value)
         return number if math.isfinite(number) else str(number)
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): json_value(entry) for key, entry in value.items()}
     if isinstance(value, Sequence | Set):
-        return [plain(entry) for entry in value]
+        return [json_value(entry) for entry in value]
     return str(value)

@@ -34,7 +34,7 @@ from anomalib_crad.benchmark.common_score import CommonScoreEvaluator
 from anomalib_crad.benchmark.cost import load_average, peak_memory
 from anomalib_crad.models.components.image_size import resize_and_normalise
 from anomalib_crad.models.components.lightning_model import FeatureReconstruction
-from anomalib_crad.provenance import plain
+from anomalib_crad.provenance import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ def run_quality(cell: Cell, folder: Path) -> dict[str, Any]:
     engine.trainer.test(model, datamodule=datamodule, verbose=False)
     test_seconds = time.monotonic() - began
     evaluator = cast("CommonScoreEvaluator", model.evaluator)
-    return plain({
+    return json_value({
         "metrics": _report_values(evaluator.report),
         "common_metrics": _report_values(evaluator.common_report),
         "training": {
@@ -125,7 +125,8 @@ class _Training(Callback):
         self.batches = 0
         self._began = 0.0
 
-    def on_train_start(self, *_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - Lightning's
+    def on_fit_start(self, *_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - Lightning's
+        # Not at the first step: the feature cache is filled before it.
         self._began = time.monotonic()
 
     def on_train_batch_end(

@@ -70,17 +70,17 @@ def read_subsets(datamodules: Mapping[str, AnomalibDataModule]) -> dict[str, Mul
     for subset in SUBSETS:
         present = {name: sets[subset] for name, sets in parts.items() if subset in sets}
         if present:
-            frames = {name: part.samples for name, part in present.items()}
-            samples = merge_samples(frames, training=subset == "train")
+            samples_by_category = {name: part.samples for name, part in present.items()}
+            samples = merge_samples(samples_by_category, training=subset == "train")
             subsets[subset] = MultiCategoryDataset(samples, sources=[part.dataset for part in present.values()])
     return subsets
 
 
-def merge_samples(frames: Mapping[str, pd.DataFrame], *, training: bool) -> pd.DataFrame:
+def merge_samples(samples_by_category: Mapping[str, pd.DataFrame], *, training: bool) -> pd.DataFrame:
     """Merge the samples of categories into one frame.
 
     Args:
-        frames: For each category anomalib's frame of samples, with the task in ``attrs``.
+        samples_by_category: For each category anomalib's frame of samples, with the task in ``attrs``.
         training: Whether these are the training images. Normal ones then have an empty mask if any category has masks,
             so that every training batch has them.
 
@@ -92,7 +92,7 @@ def merge_samples(frames: Mapping[str, pd.DataFrame], *, training: bool) -> pd.D
     Raises:
         ValueError: If two categories hold the same image.
     """
-    merged = pd.concat([_labelled(name, frame) for name, frame in frames.items()], ignore_index=True)
+    merged = pd.concat([_labelled(name, frame) for name, frame in samples_by_category.items()], ignore_index=True)
     merged.attrs.clear()  # holds one category's task; the dataset sets the task of all
     if training and merged["has_mask"].any():
         merged["has_mask"] |= merged["label_index"] == LabelName.NORMAL

@@ -71,11 +71,13 @@ def _read(datamodule: AnomalibDataModule) -> dict[str, Part]:
     with _lists_in_frames(datamodule), _any_printable_path(), _masks_left_out(datamodule) as folders:
         datamodule.setup()
     datasets = {subset: _dataset(datamodule, subset) for subset in SUBSETS}
-    frames = {subset: dataset.samples for subset, dataset in datasets.items() if dataset is not None}
+    samples_by_subset = {subset: dataset.samples for subset, dataset in datasets.items() if dataset is not None}
     if folders:
         masks = mask_files(folders, getattr(datamodule, "extensions", None))
-        frames = _with_masks(frames, masks)
-    return {subset: Part(frame, cast("AnomalibDataset", datasets[subset])) for subset, frame in frames.items()}
+        samples_by_subset = _with_masks(samples_by_subset, masks)
+    return {
+        subset: Part(frame, cast("AnomalibDataset", datasets[subset])) for subset, frame in samples_by_subset.items()
+    }
 
 
 def _explanation(name: str, datamodules: Mapping[str, AnomalibDataModule], errors: Mapping[str, Exception]) -> str:
@@ -133,15 +135,17 @@ def _masks_left_out(datamodule: AnomalibDataModule) -> Generator[list[Path], Non
         datamodule.mask_dir = given
 
 
-def _with_masks(frames: Mapping[str, pd.DataFrame], masks: list[Path]) -> dict[str, pd.DataFrame]:
+def _with_masks(samples_by_subset: Mapping[str, pd.DataFrame], masks: list[Path]) -> dict[str, pd.DataFrame]:
     """Add masks to the anomalous images that have none; synthetic anomalies have theirs."""
     unmasked = {
         subset: (frame["label_index"] == LabelName.ABNORMAL) & (frame["mask_path"].fillna("") == "")
-        for subset, frame in frames.items()
+        for subset, frame in samples_by_subset.items()
     }
-    images = {Path(path) for subset, rows in unmasked.items() for path in frames[subset].loc[rows, "image_path"]}
+    images = {
+        Path(path) for subset, rows in unmasked.items() for path in samples_by_subset[subset].loc[rows, "image_path"]
+    }
     pairs = pair_masks(images, masks) if images else {}
-    return {subset: _with_pairs(frame, unmasked[subset], pairs) for subset, frame in frames.items()}
+    return {subset: _with_pairs(frame, unmasked[subset], pairs) for subset, frame in samples_by_subset.items()}
 
 
 def _with_pairs(frame: pd.DataFrame, unmasked: pd.Series, pairs: Mapping[Path, list[Path]]) -> pd.DataFrame:

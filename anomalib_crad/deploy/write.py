@@ -36,7 +36,7 @@ from anomalib_crad.export.exportable import Exportable
 from anomalib_crad.export.thresholds import read_thresholds, write_thresholds
 from anomalib_crad.files import staged_folder
 from anomalib_crad.optional_packages import require_packages
-from anomalib_crad.provenance import describe_model, describe_versions, plain
+from anomalib_crad.provenance import describe_model, describe_versions, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -191,7 +191,7 @@ def _metadata(origin: _Origin, whole: Path, categories: Sequence[str]) -> dict[s
     model = describe_model(origin.model)
     validated = cast("CategoryPostProcessor", origin.model.post_processor).validated_categories
     image_size = model["hyper_parameters"].get("image_size") or origin.model.input_size
-    return plain({
+    return json_value({
         "name": model["class"].rpartition(".")[2],
         "categories": sorted({*thresholds.thresholds.categories, *validated, *categories}),
         "thresholds": json.loads(thresholds.to_json()),

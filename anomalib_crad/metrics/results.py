@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib_crad.files import try_to_write
-from anomalib_crad.provenance import class_path, describe_model, describe_versions, plain
+from anomalib_crad.provenance import class_path, describe_model, describe_versions, json_value
 from anomalib_crad.recording.categories import ONLY_CATEGORY, image_categories
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def save_results(folder: str | Path, report: CategoryReport, run: Mapping[str, A
         report: The report of the test.
         run: The description of the run, see :func:`describe_run`.
     """
-    results = plain({"metrics": report.to_dict(), **run})
+    results = json_value({"metrics": report.to_dict(), **run})
 
     def to_json(path: Path) -> None:
         path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from anomalib_crad.post_processing.thresholds import LevelThresholds, Threshold,
 
 __all__ = ["CategoryPostProcessor", "LevelThresholds", "Threshold", "ThresholdReport", "Thresholds"]
 
-#: Names that stood here up to version 0.1. Programs that import them from here work for one more release.
+#: Names that stood here up to version 0.1. Programs that import them from here work until version 0.3.
 _EXPORTED = ("ExportedThresholds", "read_thresholds", "write_thresholds")
 
 

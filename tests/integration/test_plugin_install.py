@@ -2,8 +2,8 @@
 
 """The real anomalib with this package and a third-party plugin installed: Python, both command lines, workers.
 
-Every import order runs against stand-ins in `tests/unit/test_plugin.py`; here each interpreter costs an import of
-anomalib, so there are few, chosen by where torch is first imported: within `anomalib.models` or `anomalib.data`, in
+Every import order runs against stand-ins in `tests/unit/plugin/test_plugin.py`; here each interpreter costs an import
+of anomalib, so there are few, chosen by where torch is first imported: within `anomalib.models` or `anomalib.data`, in
 another thread, before all, and by the command line.
 """
 

@@ -37,5 +37,7 @@ def check_datamodule(datamodule: AnomalibDataModule, *, progress: bool = False) 
         >>> report = check_datamodule(MultiCategory(base="Folder", base_args={...}))  # doctest: +SKIP
         >>> report.raise_for_errors()  # doctest: +SKIP
     """
-    frames = {subset: data.samples for subset, data in read_subsets(datamodules_by_category(datamodule)).items()}
-    return inspect_samples(frames, progress=progress)
+    samples_by_subset = {
+        subset: data.samples for subset, data in read_subsets(datamodules_by_category(datamodule)).items()
+    }
+    return inspect_samples(samples_by_subset, progress=progress)

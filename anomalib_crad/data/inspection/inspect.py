@@ -34,11 +34,11 @@ Progress = Callable[[list[str]], Iterable[str]]
 _CHUNK = 1 << 20
 
 
-def inspect_samples(frames: Mapping[str, pd.DataFrame], *, progress: bool = False) -> DataReport:
+def inspect_samples(samples_by_subset: Mapping[str, pd.DataFrame], *, progress: bool = False) -> DataReport:
     """Inspect all images of all categories.
 
     Args:
-        frames: Frames of samples by subset (``"train"``, ``"val"``, ``"test"``), with the columns of
+        samples_by_subset: Frames of samples by subset (``"train"``, ``"val"``, ``"test"``), with the columns of
             ``MultiCategoryDataset``.
         progress: Show bars on the terminal's error stream. Defaults to ``False``.
 
@@ -46,7 +46,7 @@ def inspect_samples(frames: Mapping[str, pd.DataFrame], *, progress: bool = Fals
         Counts and problems.
     """
     categories: dict[str, list[Sample]] = {}
-    for subset, frame in frames.items():
+    for subset, frame in samples_by_subset.items():
         for row in frame.to_dict("records"):
             masks = tuple(mask_paths(row["mask_path"]))
             sample = Sample(row["image_path"], subset, int(row["label_index"]), masks, bool(row["has_mask"]))
@@ -56,7 +56,7 @@ def inspect_samples(frames: Mapping[str, pd.DataFrame], *, progress: bool = Fals
     summaries = [
         _summary(name, subset, [sample for sample in each if sample.subset == subset], files)
         for name, each in categories.items()
-        for subset in frames
+        for subset in samples_by_subset
     ]
     problems = [problem for name, each in categories.items() for problem in find_problems(name, each, files)]
     return DataReport(tuple(summary for summary in summaries if summary.total), tuple(problems))

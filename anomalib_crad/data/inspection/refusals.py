@@ -65,7 +65,7 @@ def reject_bad_files(subsets: Mapping[str, MultiCategoryDataset]) -> None:
         OSError: If a file is missing, is no image, or is truncated.
         ValueError: If an image holds more than 8 bits a channel.
     """
-    frames = [data.samples for data in subsets.values()]
-    images = {path for frame in frames for path in frame["image_path"]}
-    masks = {path for frame in frames for entry in frame["mask_path"] for path in mask_paths(entry)}
+    samples_by_subset = [data.samples for data in subsets.values()]
+    images = {path for frame in samples_by_subset for path in frame["image_path"]}
+    masks = {path for frame in samples_by_subset for entry in frame["mask_path"] for path in mask_paths(entry)}
     reject_bad_image_files(sorted(images), sorted(masks))

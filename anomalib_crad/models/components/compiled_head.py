@@ -125,12 +125,15 @@ def _try_step(
 def _unchanged(head: nn.Module) -> Generator[None, None, None]:
     """Restore buffers and random numbers, and drop gradients, after a block."""
     buffers = {name: buffer.clone() for name, buffer in head.named_buffers()}
-    with torch.random.fork_rng():
-        yield
-    with torch.no_grad():
-        for name, buffer in head.named_buffers():
-            buffer.copy_(buffers[name])
-    head.zero_grad(set_to_none=True)
+    devices = [value.device for value in list(head.parameters())[:1] if value.device.type == "cuda"]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in head.named_buffers():
+                buffer.copy_(buffers[name])
+        head.zero_grad(set_to_none=True)
 
 
 def _first_line(error: Exception) -> str:

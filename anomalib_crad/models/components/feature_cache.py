@@ -55,8 +55,8 @@ class FeatureBatch:
 
     Attributes:
         features: B x C x H x W.
-        image: There is none; a pre-processor passes it on.
-        gt_mask: There is none.
+        image: Always ``None``, so that a pre-processor leaves the batch unchanged.
+        gt_mask: Always ``None``.
     """
 
     features: torch.Tensor
@@ -78,7 +78,7 @@ class FeatureBatch:
 
 
 class FeatureDataset(Dataset):
-    """A dataset whose images are replaced by their features; anything else is asked of the dataset itself.
+    """A dataset that returns features instead of images; all other attributes are those of the wrapped dataset.
 
     Args:
         images: The dataset of images.
@@ -107,7 +107,7 @@ class FeatureDataset(Dataset):
         return batch
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the dataset has
-        """Ask the dataset of images, for samplers that look at its samples."""
+        """Forward to the wrapped dataset; samplers read its ``samples``."""
         if name in {"_images", "_store"}:  # not set yet, in a copy or a pickle
             raise AttributeError(name)
         return getattr(self._images, name)
@@ -193,7 +193,8 @@ class FeatureCache(Callback):
         else:
             # anomalib gives each process of a run a folder of its own.
             folder = Path(trainer.strategy.broadcast(str(self.folder or trainer.default_root_dir)))
-            store = FileStore(folder, self._key(trainer, model, images), shape, dtype, keep=self.folder is not None)
+            key = None if self.folder is None else self._key(trainer, model, images)
+            store = FileStore(folder, key, shape, dtype)
         try:
             if not store.open(trainer):
                 store.fill(trainer, _features(trainer, model, images, store.rows(trainer)))
@@ -207,7 +208,7 @@ class FeatureCache(Callback):
     def _key(self, trainer: Trainer, model: AnomalibModule, images: AnomalibDataset) -> str:
         """Fingerprint of everything that the features depend on."""
         extractor = _extractor(model)
-        files = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in images.samples.image_path]
+        files = [_identity(Path(path)) for path in images.samples.image_path]
         parts = {
             "images": files,
             "augmentations": _description(images.augmentations),
@@ -248,11 +249,18 @@ def reason_against(trainer: Trainer, model: AnomalibModule) -> str | None:
         name = first_random(transform)
         if name is not None:
             return f"{name} of {owner} may change an image from epoch to epoch"
-    steps, batch = trainer.max_steps, datamodule.train_batch_size
-    once = trainer.max_epochs == 1 or 0 <= steps * batch <= len(images)
-    if trainer.fast_dev_run or trainer.limit_train_batches not in {1.0, None} or once:  # type: ignore[attr-defined]
+    if _reads_no_image_twice(trainer, datamodule.train_batch_size, len(images)):
         return "this training reads no image twice, or only a part of them"
     return None
+
+
+def _reads_no_image_twice(trainer: Trainer, batch_size: int, num_images: int) -> bool:
+    limit = trainer.limit_train_batches
+    # An integer counts batches, so that 1 is a single batch and 1.0 all of them.
+    is_limited = isinstance(limit, int) or limit not in {1.0, None}
+    batches = trainer.max_steps * trainer.accumulate_grad_batches * trainer.world_size
+    few_steps = 0 <= batches * batch_size <= num_images
+    return bool(trainer.fast_dev_run) or is_limited or few_steps or trainer.max_epochs == 1  # type: ignore[attr-defined]
 
 
 def first_random(transform: nn.Module | None) -> str | None:
@@ -301,6 +309,15 @@ def _features(
 def _description(transform: nn.Module | None) -> str:
     """A transform in words; one that comes from a checkpoint has other names of the same interpolations."""
     return re.sub(r"InterpolationMode\.(\w+)", lambda name: name[1].lower(), repr(transform))
+
+
+def _identity(path: Path) -> tuple[str, int, int] | tuple[str]:
+    """Path, size and time of a file; the path alone where it cannot be read, which is reported when it is opened."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (str(path),)
+    return str(path), status.st_size, status.st_mtime_ns
 
 
 def _extractor(model: AnomalibModule) -> MultiScaleFeatures:

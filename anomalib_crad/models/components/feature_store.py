@@ -133,7 +133,7 @@ class MemoryStore(FeatureStore):
         return self._features[list(rows)].float()
 
     def close(self) -> None:
-        """Free the memory."""
+        """Release the memory."""
         self._features = torch.empty(0)
 
 
@@ -142,19 +142,16 @@ class FileStore(FeatureStore):
 
     Args:
         folder: Folder of the file, the same in all processes.
-        key: Fingerprint of everything that the features depend on.
+        key: Fingerprint of everything that the features depend on, or ``None`` for a file that is not kept.
         shape: N, C, H, W.
         dtype: Type of the stored numbers.
-        keep: Whether the file stays when the training is over.
     """
 
-    def __init__(
-        self, folder: Path, key: str, shape: tuple[int, int, int, int], dtype: torch.dtype, keep: bool
-    ) -> None:
+    def __init__(self, folder: Path, key: str | None, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
         super().__init__(shape, dtype)
         self.folder = folder
-        self.keep = keep
-        self._stem = f"features-{key[:32]}"
+        self.keep = key is not None
+        self._stem = f"features-{(key or 'of-a-run')[:32]}"
         self._file: BinaryIO | None = None
         self._numbers: np.memmap | None = None
 
@@ -182,10 +179,11 @@ class FileStore(FeatureStore):
             self._open_together(trainer, unfinished)
             _together(trainer, lambda: self._write(features))
             if self.keep:
-                _together(trainer, lambda: self._give_name(trainer, unfinished))
+                self._give_name(trainer, unfinished)
         except BaseException:
             self.close()
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # another process has it open, on a system where that forbids it
+                unfinished.unlink(missing_ok=True)
             raise
         self._map()
 
@@ -197,7 +195,7 @@ class FileStore(FeatureStore):
         return torch.from_numpy(self._numbers[list(rows)]).float()
 
     def close(self) -> None:
-        """Unmap and close the file."""
+        """Release the file."""
         self._numbers = None
         if self._file is not None:
             self._file.close()
@@ -220,9 +218,17 @@ class FileStore(FeatureStore):
         if first and not self.keep:
             _remove_name(path)
 
-    def _give_name(self, trainer: Trainer, path: Path) -> None:
-        if trainer.local_rank == 0:
-            path.replace(self._path(trainer))
+    def _give_name(self, trainer: Trainer, unfinished: Path) -> None:
+        """Rename the complete file, which no process may have open meanwhile on some systems."""
+        path = self._path(trainer)
+
+        def rename() -> None:
+            if trainer.local_rank == 0:
+                unfinished.replace(path)
+
+        _together(trainer, self.close)
+        _together(trainer, rename)
+        self._file = path.open("rb")
 
     def _reserve(self, path: Path) -> None:
         """Open a file of the full size, which nobody else writes or removes."""
@@ -233,7 +239,10 @@ class FileStore(FeatureStore):
             msg = f"they need {self._size / 2**30:.1f} GiB in '{self.folder}', which has {free / 2**30:.1f} GiB free"
             raise OSError(msg)
         self._file = path.open("w+b")
-        _lock(self._file)
+        # Another run may take the file for a leftover before it is locked, and remove it.
+        while _lock(self._file) and not path.exists():
+            self._file.close()
+            self._file = path.open("w+b")
         self._file.truncate(self._size)
 
     def _share(self, path: Path) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from anomalib_crad.metrics.report import CategoryReport, CategoryResult
 from anomalib_crad.metrics.results import save_results
-from anomalib_crad.provenance import plain
+from anomalib_crad.provenance import json_value
 
 REPORT = CategoryReport((CategoryResult("nut", 1, 1, {"image_AUROC": 0.5}),))
 
@@ -34,8 +34,8 @@ class Colour(Enum):
     ],
 )
 def test_anything_becomes_plain_data(value: object, expected: object) -> None:
-    assert plain(value) == expected
-    json.dumps(plain(value), allow_nan=False)
+    assert json_value(value) == expected
+    json.dumps(json_value(value), allow_nan=False)
 
 
 def test_both_files_hold_the_report_and_the_json_also_the_run(tmp_path: Path) -> None:
