@@ -34,7 +34,7 @@ _MIB = 2**20
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 #: Buffers up to 1 GiB come from the heap, which keeps up to 2 GiB of freed memory and grows by 64 MiB at a time.
 _KEEPING = {_M_MMAP_THRESHOLD: 1024 * _MIB, _M_TRIM_THRESHOLD: 2048 * _MIB - 1, _M_TOP_PAD: 64 * _MIB}
-#: glibc's own upper limits of what it adapts by itself, and its padding. It cannot be told to adapt again.
+#: glibc's upper limits for its adaptive thresholds, and its default padding. Adaptation cannot be switched on again.
 _RETURNING = {_M_MMAP_THRESHOLD: 32 * _MIB, _M_TRIM_THRESHOLD: 64 * _MIB, _M_TOP_PAD: 128 * 1024}
 #: Processes in which freed memory is kept; a forked one inherits the settings, but not the duty to take them back.
 _kept: set[int] = set()

@@ -76,7 +76,7 @@ def _read_section(kind: Any, where: str, content: object) -> Any:  # noqa: ANN40
 
 
 def _read_value(annotation: Any, where: str, value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-    """Return a value as its annotation has it, or refuse it; ``where`` is its place in the file."""
+    """Check a value and convert it to its annotated type; ``where`` is its place in the file."""
     if get_origin(annotation) in {Union, UnionType}:
         options = [option for option in get_args(annotation) if option is not type(None)]
         if value is None:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "anomalib-crad benc
         output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    # Outside of the block above: an error in a run is no wrong use of the command, and its traceback shows its place.
+    # Outside of the block above: an error in a run is not a usage error, and its traceback is needed.
     try:
         results = run_benchmark(plan, output, console, known.select, known.rerun, known.retry_failed)
     except KeyboardInterrupt:
@@ -80,7 +80,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="PATTERN",
-        help="Run these again though finished, and what measures their cost.",
+        help="Run these again even if finished, and the cells that measure their cost.",
     )
     parser.add_argument("--retry-failed", action="store_true", help="Run again what has failed.")
     return parser

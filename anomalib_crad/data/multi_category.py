@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several categories in one datamodule, for one model that is told no class.
+"""Several categories in one datamodule, for one model that does not get the category.
 
 anomalib's datamodules hold one category each. This one merges the sets of several: a category's images, labels, masks
 and splits are exactly those of its own datamodule. The category of an image is only in ``samples["category"]`` of

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Samplers: training images drawn equally from all categories, and evaluation batches that never mix masks and none.
+"""Samplers: training images drawn equally from all categories, and batches that are all with or all without masks.
 
 ``CategoryBalancedSampler`` differs from torch's ``WeightedRandomSampler``, which draws with replacement and so misses a
 third of the images in an epoch even where all categories have one size. Here each category draws its share from

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Load a trained model from its checkpoint, and explain what is wrong with a file that is none.
+"""Load a trained model from its checkpoint, and explain why another file is not a checkpoint.
 
 For a wrong file the messages of Lightning and torch are about pickles and keys of a state dict.
 """

@@ -81,7 +81,7 @@ class EdgeModel:
         Raises:
             OSError: If the file cannot be read.
             TypeError: If ``frame`` is neither a path nor an array.
-            ValueError: If the image has not 8 bits, or a size that the model does not take.
+            ValueError: If the image does not have 8 bits per channel, or has a size that the model does not take.
         """
         pixels = self.to_input(read_frame(frame))
         with self._one_at_a_time:

@@ -101,7 +101,7 @@ def compare_with_openvino(predictions: Sequence[Prediction], model_path: Path, d
     Raises:
         ModuleNotFoundError: If OpenVINO is not installed.
         OSError: If an image cannot be read.
-        ValueError: If there are no predictions, or an image has not 8 bits.
+        ValueError: If there are no predictions, or an image does not have 8 bits per channel.
     """
     if not predictions:
         msg = "predictions is empty: there is nothing to compare the exported model with."

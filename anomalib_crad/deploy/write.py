@@ -103,7 +103,7 @@ def write_package(
         OSError: If the folder cannot be written, or the sample cannot be read.
         RuntimeError: If the exported model does not agree with the trained one.
         ValueError: If the model was not trained and validated, ``checkpoint`` is not a checkpoint,
-            ``compression_type`` is unknown, or the sample has not 8 bits.
+            ``compression_type`` is unknown, or the sample does not have 8 bits per channel.
     """
     require_packages("A package for a device", "openvino", "onnx", "onnxscript")
     compression = None if compression_type is None else CompressionType(compression_type)

@@ -243,7 +243,7 @@ class Exportable(LightningModule):
 
     def _check_before_export(self) -> None:
         check_is_trained(type(self).__name__, self.trained_module, self.initial_fingerprint)
-        self.initial_fingerprint = None  # what is trained stays trained, and a pickle need not say how it began
+        self.initial_fingerprint = None  # a trained model stays trained, and a pickle does not need the value
         self.fetch_weights()
 
     def _exportable_size(self, input_size: tuple[int, int] | None) -> tuple[int, int] | None:

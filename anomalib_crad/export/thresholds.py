@@ -73,8 +73,8 @@ class ExportedThresholds:
     ) -> CategoryPrediction:
         """Convert the output of the exported model to what it would be with the thresholds of a category.
 
-        Scores close to 1 hold few digits of the raw score. One whose raw score equals a category's threshold but for
-        rounding may change sides.
+        Close to 1, a score keeps few digits of the raw score. An image whose raw score equals a category's threshold up
+        to rounding may get the other label.
 
         Args:
             category: Name of the category, or ``None`` for the pooled thresholds.

@@ -91,7 +91,7 @@ class CategoryReport:
 
     @property
     def omissions(self) -> list[str]:
-        """Sentences that say which metrics do not exist for which categories and why, one for metrics alike."""
+        """One sentence for each group of metrics that are missing in the same categories for the same reasons."""
         lacking_to_metrics: dict[str, list[str]] = {}
         for name in self.measured:
             reasons: dict[str, list[str]] = {}

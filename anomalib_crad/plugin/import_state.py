@@ -114,7 +114,7 @@ class ReportingLoader:
             spec: Spec of the module.
 
         Returns:
-            The module, or `None` if Python shall create it.
+            The module, or `None` to let Python create it.
         """
         create_module = getattr(self._loader, "create_module", None)
         return create_module(spec) if create_module is not None else None

@@ -50,7 +50,7 @@ def select_categories(
         category: One name, several, or None for ``default``. A number stands for the name that reads as this number.
         default: The categories that None stands for.
         known: All names that may be chosen.
-        where: What knows them, for the error.
+        where: What defines these names, for the error.
         argument: What the user calls it, for the error. Defaults to ``"category"``.
 
     Returns:

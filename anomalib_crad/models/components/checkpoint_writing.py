@@ -26,7 +26,7 @@ UNFINISHED = ".unfinished"
 
 
 class WholeCheckpointIO(AnomalibCheckpointIO):
-    """anomalib's way to read checkpoints, and a way to write them that leaves the file before it until it is done."""
+    """Reads checkpoints as anomalib does, and writes them whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:  # noqa: ANN401  # Lightning's
         """Write a checkpoint.
@@ -77,7 +77,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def _reason(error: BaseException) -> OSError | None:
-    """The system's error behind an error of ``torch.save``, which reports a failed write as one of positions."""
+    """The ``OSError`` that caused an error of ``torch.save``, whose own message speaks of file positions."""
     if isinstance(error, OSError):
         return error
     return error.__context__ if isinstance(error.__context__, OSError) else None

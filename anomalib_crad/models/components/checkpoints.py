@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Is a file a checkpoint, and does it fit the model that loads it? If not, errors say what to do.
+"""Check that a file is a checkpoint and fits the model that loads it; errors say what to do.
 
 PyTorch's errors for a wrong file are about zip archives and keys of dictionaries. anomalib builds a model from the
 command line's arguments and loads the checkpoint's tensors into it; where the two differ, torch would list tensors.
@@ -28,7 +28,7 @@ _KEYS = {"state_dict", "pytorch-lightning_version"}
 
 
 class DeprecatedArgumentWarning(FutureWarning):
-    """An argument of a model will go in the next release; not shown when it comes from an old checkpoint."""
+    """An argument of a model will be removed in the next release; not shown when it comes from an old checkpoint."""
 
 
 def plain_data(value: Any) -> Any:  # noqa: ANN401  # any argument's
@@ -98,7 +98,7 @@ def check_architecture(model_name: str, names: Iterable[str], own: Mapping[str, 
 
 
 def _compared(name: str, value: Any) -> Any:  # noqa: ANN401  # any argument's
-    """The part of an argument that decides about tensors: the tag of a backbone's weights does not."""
+    """The part of an argument that determines tensors; the tag of a backbone's weights does not."""
     return architecture_of(value) if name == "backbone" else plain_data(value)
 
 

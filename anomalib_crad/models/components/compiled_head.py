@@ -2,9 +2,9 @@
 
 """``torch.compile`` for the training step of a head, as an option that steps aside where it cannot work.
 
-Compilation needs a C++ compiler on a CPU and Triton on a GPU, and supports most operations, not all. What is missing
-shows when a step first runs, and for the backward pass within PyTorch's engine. So one step on made-up features is
-tried before the training, and the plain head trains if it fails. Nothing else changes: parameters, state dict, random
+Compilation needs a C++ compiler on a CPU and Triton on a GPU, and supports most operations, not all. A missing compiler
+or operation is noticed only when a step runs. So the callback runs one step on made-up features before the training,
+and trains the plain head if that fails. Nothing else changes: parameters, state dict, random
 numbers, validation and exports are those of the plain head.
 """
 

@@ -3,7 +3,7 @@
 """What is computed in single precision when a training computes in half precision.
 
 Lightning's ``precision="bf16-mixed"`` and ``"16-mixed"`` run matrix products and convolutions in 16 bits. Three parts
-of our models would lose what they are for: coordinates, of which bfloat16 tells apart 128 between 0.5 and 1; reads of a
+of our models would become too inaccurate: coordinates, of which bfloat16 has 128 between 0.5 and 1; reads of a
 memory, whose weights are differences of coordinates; and the difference of features and reconstruction, from which
 scores come.
 """

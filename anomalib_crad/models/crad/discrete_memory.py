@@ -80,7 +80,7 @@ class DiscreteEntries(nn.Module, ABC):
 
 
 class VectorQuantizedEntries(DiscreteEntries):
-    """Entries of which the nearest is read ("VQ" in CRAD's comparison of memories).
+    """Vector quantisation: each query reads its nearest entry ("VQ" in CRAD's comparison of memories).
 
     The entries are read as they are, so they learn from the training loss like the cells of a grid. That alone would
     not keep an entry near the features that it stands for, so they also learn from the codebook loss of van den Oord,

@@ -70,8 +70,8 @@ class Crad(FeatureReconstruction, AnomalibModule):
         grid_learning_rate: Learning rate of both grids, or of the entries of another kind of memory.
             Defaults to ``0.1``.
         weight_decay: AdamW's weight decay, for grids and networks. Defaults to ``0.01``.
-        max_epochs: Epochs to train where the trainer does not say (``--trainer.max_epochs`` or ``max_steps`` or
-            ``max_time`` win). Defaults to ``50``.
+        max_epochs: Epochs to train unless the trainer sets a limit (``--trainer.max_epochs``, ``max_steps`` or
+            ``max_time``). Defaults to ``50``.
         lr_step: Epoch from which both learning rates are a tenth. Defaults to ``None``: after four fifths of the epochs
             to train, 40 of 50.
         seed: Fixes the initial weights, and at the start of training all random numbers (order of images, jitter,

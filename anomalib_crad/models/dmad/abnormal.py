@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NOISE_STD = 0.015
 #: Share of the patches of textures and of synthetic defects that the bank takes.
 FOREIGN_RATIO = 0.1
-#: Pseudo anomalies where there is nothing else: all of them lie close together, so that more say no more.
+#: Pseudo anomalies if there are no others. They lie close together, so more of them add nothing.
 PSEUDO_ONLY = 1024
 
 

@@ -23,7 +23,7 @@ CHUNK_SIZE = 2**17
 #: Numbers of a patch that the choice looks at.
 PROJECTED_DIM = 128
 STARTING_PATCHES = 10
-#: Where an entry is of no image that training tells apart.
+#: Marks an entry that belongs to no annotated image.
 NO_IMAGE = -1
 
 
@@ -107,7 +107,7 @@ class StreamingCoreset:
         Time grows with the number of patches, times ``ratio * chunk_size``.
 
     Args:
-        expected: Patches that the stream will bring, or an upper bound, by which ``max_entries`` are spread evenly.
+        expected: Number of patches in the stream, or an upper bound; it spreads ``max_entries`` evenly.
         ratio: Share of the patches to choose. Defaults to ``0.02``.
         max_entries: Largest number to choose. Defaults to ``None``: no limit but the ratio.
         chunk_size: Patches that wait at the same time. Defaults to ``131072``.

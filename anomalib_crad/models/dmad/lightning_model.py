@@ -85,7 +85,7 @@ class Dmad(FeatureReconstruction, AnomalibModule):
         learn_synthetic: Let synthetic defects also join the loss, as if they were annotated. Defaults to ``False``.
         noise_std: Standard deviation of the noise that is added to normal representations to make them abnormal.
             Defaults to ``0.015``.
-        margin: Score that normal patches shall exceed, and whose negative abnormal ones shall fall below.
+        margin: Normal patches should score above it, abnormal ones below its negative.
             Defaults to ``0.5``.
         annotated_weight: Weight of the annotated patches in the loss. Defaults to ``10.0``.
         sigma: Standard deviation of the Gaussian that smooths the map, in pixels. Defaults to ``4.0``.
@@ -94,8 +94,8 @@ class Dmad(FeatureReconstruction, AnomalibModule):
         weight_decay: Weight decay of projection and knowledge, apart from the gradient as in AdamW.
             Defaults to ``0.01``.
         scorer_weight_decay: Weight decay of the scorer, added to the gradient as in Adam. Defaults to ``1e-05``.
-        max_epochs: Epochs to train where the trainer does not say (``--trainer.max_epochs`` or ``max_steps`` or
-            ``max_time`` win). Defaults to ``160``.
+        max_epochs: Epochs to train unless the trainer sets a limit (``--trainer.max_epochs``, ``max_steps`` or
+            ``max_time``). Defaults to ``160``.
         seed: Fixes the initial weights, and at the start of training all random numbers (choice of the banks, order of
             images, noise, workers), so that a run on CPU repeats exactly. Defaults to ``None``: every run differs.
         pre_processor: Pre-processor, or ``True`` for resizing and normalising as the backbone expects it.

@@ -20,7 +20,7 @@ class DMADLoss(nn.Module):
     """Sum of hinge losses, each the mean over the patches of one kind.
 
     Args:
-        margin: Score that normal patches shall exceed, and whose negative all others shall fall below.
+        margin: Normal patches should score above it, all others below its negative.
             Defaults to ``0.5``.
         annotated_weight: Weight of the annotated patches' term. Defaults to ``10.0``.
     """

@@ -39,7 +39,7 @@ class AnomalyMapGenerator(nn.Module):
         score_kernel: int = SCORE_KERNEL,
     ) -> None:
         super().__init__()
-        if not transport_weight >= 0:  # not a number is no weight either
+        if not transport_weight >= 0:  # this rejects NaN, too
             msg = f"transport_weight must be at least 0, got {transport_weight}."
             raise ValueError(msg)
         if score_kernel < 1:
@@ -73,7 +73,7 @@ class AnomalyMapGenerator(nn.Module):
     def terms(
         self, features: torch.Tensor, reconstruction: torch.Tensor, transport: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute what the map is the sum of; arguments as in :meth:`forward`.
+        """Compute the two terms of the map; arguments as in :meth:`forward`.
 
         Returns:
             Distance of features and reconstruction, and weighted transport cost, B x 1 x H x W each.

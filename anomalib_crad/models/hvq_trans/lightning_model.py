@@ -44,7 +44,7 @@ from anomalib_crad.models.hvq_trans.torch_model import HVQTransModel, HVQTransRe
 
 logger = logging.getLogger(__name__)
 
-#: Arguments that a checkpoint's tensors depend on; heads change no shape, but what was learnt.
+#: Arguments that a checkpoint's tensors depend on. Heads change no shape, but weights are valid for one number only.
 ARCHITECTURE = (
     "backbone",
     "layers",
@@ -96,8 +96,8 @@ class HVQTrans(FeatureReconstruction, AnomalibModule):
             Defaults to ``80.0``.
         learning_rate: Learning rate. Defaults to ``0.0001``.
         weight_decay: AdamW's weight decay. Defaults to ``0.0001``.
-        max_epochs: Epochs to train where the trainer does not say (``--trainer.max_epochs`` or ``max_steps`` or
-            ``max_time`` win). Defaults to ``1000``.
+        max_epochs: Epochs to train unless the trainer sets a limit (``--trainer.max_epochs``, ``max_steps`` or
+            ``max_time``). Defaults to ``1000``.
         lr_step: Epoch from which the learning rate is a tenth. Defaults to ``None``: after four fifths of the epochs to
             train, 800 of 1000.
         seed: Fixes the initial weights, experts and codes, and at the start of training all random numbers (order of

@@ -62,8 +62,8 @@ class UniAD(FeatureReconstruction, AnomalibModule):
         jitter_probability: Chance that a batch is jittered. Defaults to ``1.0``.
         learning_rate: Learning rate. Defaults to ``0.0001``.
         weight_decay: AdamW's weight decay. Defaults to ``0.0001``.
-        max_epochs: Epochs to train where the trainer does not say (``--trainer.max_epochs`` or ``max_steps`` or
-            ``max_time`` win). Defaults to ``1000``.
+        max_epochs: Epochs to train unless the trainer sets a limit (``--trainer.max_epochs``, ``max_steps`` or
+            ``max_time``). Defaults to ``1000``.
         lr_step: Epoch from which the learning rate is a tenth. Defaults to ``None``: after four fifths of the epochs to
             train, 800 of 1000.
         seed: Fixes the initial weights, and at the start of training all random numbers (order of images, jitter,
@@ -81,7 +81,7 @@ class UniAD(FeatureReconstruction, AnomalibModule):
         ValueError: If the backbone or a stage is unknown, the image size does not fit, or an argument is out of range.
     """
 
-    # The heads and the neighbourhood change no shape, but what was learnt.
+    # Heads and neighbourhood change no tensor's shape, but weights are valid for one choice of them only.
     architecture_arguments = (
         "backbone",
         "layers",
