@@ -7,7 +7,8 @@ modules, leaves scores raw on request, and keeps floating point where 8 bits wou
 told the category of an image, so the thresholds of single categories are stored in the file's metadata.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from anomalib_crad.export.cleanup import name_nodes_by_module, quiet_exporter, q
 from anomalib_crad.export.compression import check_compression, compress
 from anomalib_crad.export.thresholds import add_thresholds, write_thresholds
 from anomalib_crad.files import staged_files
+from anomalib_crad.freed_memory import freed_memory_kept
 from anomalib_crad.optional_packages import require_packages
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ class Exportable(LightningModule):
         """
         raw_scores, _ = take_raw_scores(raw_scores)
         self._check_before_export()
-        with staged_export(export_root, ExportType.TORCH) as root, scores_left_raw(self.post_processor, raw_scores):
+        with self._exporting(raw_scores), staged_export(export_root, ExportType.TORCH) as root:
             path = super().to_torch(root, model_file_name)  # type: ignore[misc]  # of the AnomalibModule
         return Path(export_root) / path.relative_to(root)
 
@@ -154,7 +156,7 @@ class Exportable(LightningModule):
         raw_scores, _ = take_raw_scores(raw_scores)
         self._check_before_export()
         size = self._exportable_size(input_size)
-        with staged_export(export_root, ExportType.ONNX) as root, scores_left_raw(self.post_processor, raw_scores):
+        with self._exporting(raw_scores), staged_export(export_root, ExportType.ONNX) as root:
             path = self._write_onnx(root, model_file_name, size, kwargs)
             write_thresholds(path, self.post_processor)
         return Path(export_root) / path.relative_to(root)
@@ -216,9 +218,9 @@ class Exportable(LightningModule):
         check_compression(compression_type, datamodule, metric, max_drop, left_raw)
         name = f"{model_file_name}{_MAIN_SUFFIX[ExportType.OPENVINO]}"
         with (
+            self._exporting(raw_scores),
             staged_export(export_root, ExportType.OPENVINO) as root,
             TemporaryDirectory() as onnx_root,
-            scores_left_raw(self.post_processor, raw_scores),
         ):
             graph = openvino.convert_model(
                 self._write_onnx(Path(onnx_root), model_file_name, size, onnx_options), **(ov_kwargs or {})
@@ -240,6 +242,12 @@ class Exportable(LightningModule):
             path: Path = super().to_onnx(root, model_file_name, size, **{**_ONNX_OPTIONS, **options})  # type: ignore[call-arg, assignment]
         name_nodes_by_module(path)
         return path
+
+    @contextmanager
+    def _exporting(self, raw_scores: bool) -> Generator[None, None, None]:
+        """Leave scores raw, if asked to, and keep freed memory for reuse, during an export."""
+        with freed_memory_kept(), scores_left_raw(self.post_processor, raw_scores):
+            yield
 
     def _check_before_export(self) -> None:
         check_is_trained(type(self).__name__, self.trained_module, self.initial_fingerprint)
