@@ -3,9 +3,9 @@
 """Keep freed memory in the process while a model trains, is tested or is exported on a CPU.
 
 glibc returns every buffer above 32 MiB to the kernel as soon as it is freed. A step of training frees and allocates
-hundreds of such buffers, and the kernel clears every page of each again: a third of a step of CRAD's head at batch 16
-(docs/benchmarks/training.md). With higher thresholds the process reuses its buffers, for a few percent more memory.
-PyTorch's caching allocator does the same on a GPU.
+hundreds of such buffers, and the kernel clears every page of each again, which takes a large part of a step of a wide
+head. With higher thresholds the process reuses its buffers, for a few percent more memory. PyTorch's caching allocator
+does the same on a GPU.
 
 The settings apply to the process, so they are made for the time of a job only. They are left alone where the user has
 made them (``MALLOC_*`` or ``GLIBC_TUNABLES``), and on any other C library. ``ANOMALIB_CRAD_KEEP_FREED_MEMORY=0``
