@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from anomalib_crad.metrics.category_report import CategoryReport
     from anomalib_crad.metrics.metric import CategoryMetric
-    from anomalib_crad.metrics.report import CategoryReport
     from anomalib_crad.recording.records import ImageRecord
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from anomalib_crad.benchmark.cells import Cell
-    from anomalib_crad.metrics.report import CategoryReport
+    from anomalib_crad.metrics.category_report import CategoryReport
 
 logger = logging.getLogger(__name__)
 

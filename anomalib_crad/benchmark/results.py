@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from anomalib_crad.benchmark.cells import NO_MODEL
+from anomalib_crad.metrics.category_report import MEAN, POOLED
 from anomalib_crad.metrics.default_metrics import IMAGE_METRICS, METRIC_NAMES
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     Results = Sequence[tuple[Cell, dict[str, Any] | None]]
 
-#: Rows for the mean over categories and for all images under one score scale, beside the rows of the categories.
-MEAN, POOLED = "mean", "pooled"
 MEBIBYTE = 2**20
 #: Columns of the metrics by each model's own scores, and of image metrics by scores pooled alike for all models.
 METRIC_COLUMNS = tuple(METRIC_NAMES)

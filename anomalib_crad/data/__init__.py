@@ -19,15 +19,15 @@ import anomalib.data  # noqa: F401
 import anomalib_crad
 
 if TYPE_CHECKING:
+    from anomalib_crad.data.inspection.data_report import DataReport, Problem, SubsetSummary
     from anomalib_crad.data.inspection.datamodule import check_datamodule
-    from anomalib_crad.data.inspection.report import DataReport, Problem, SubsetSummary
 
 __all__ = ["DataReport", "Problem", "SubsetSummary", "check_datamodule"]
 
 _DEFINED_IN = {
-    "DataReport": "anomalib_crad.data.inspection.report",
-    "Problem": "anomalib_crad.data.inspection.report",
-    "SubsetSummary": "anomalib_crad.data.inspection.report",
+    "DataReport": "anomalib_crad.data.inspection.data_report",
+    "Problem": "anomalib_crad.data.inspection.data_report",
+    "SubsetSummary": "anomalib_crad.data.inspection.data_report",
     "check_datamodule": "anomalib_crad.data.inspection.datamodule",
 }
 

@@ -7,6 +7,7 @@ is the base class of all metrics, those of the package and a user's own. The fun
 none of these.
 """
 
+from anomalib_crad.metrics.category_report import CategoryReport
 from anomalib_crad.metrics.default_metrics import (
     DEFAULT_METRICS,
     ImageAP,
@@ -22,7 +23,6 @@ from anomalib_crad.metrics.evaluator import CategoryEvaluator
 from anomalib_crad.metrics.metric import CategoryMetric, RankedCategory, UndefinedMetricError
 from anomalib_crad.metrics.overlap import aupro
 from anomalib_crad.metrics.ranking import auroc, average_precision, f1_max
-from anomalib_crad.metrics.report import CategoryReport
 
 __all__ = [
     "DEFAULT_METRICS",

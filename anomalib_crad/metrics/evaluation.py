@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from anomalib_crad.metrics.category_report import POOLED, CategoryReport, CategoryResult
 from anomalib_crad.metrics.default_metrics import DEFAULT_METRICS
 from anomalib_crad.metrics.metric import RankedCategory, UndefinedMetricError
-from anomalib_crad.metrics.report import POOLED, CategoryReport, CategoryResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

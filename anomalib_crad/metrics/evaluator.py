@@ -19,10 +19,10 @@ from anomalib.data import Batch
 from anomalib.metrics import Evaluator, F1Score
 from lightning.pytorch import LightningModule, Trainer
 
+from anomalib_crad.metrics.category_report import CategoryReport
 from anomalib_crad.metrics.default_metrics import DEFAULT_METRICS, check_metrics
 from anomalib_crad.metrics.evaluation import Evaluation
 from anomalib_crad.metrics.metric import CategoryMetric
-from anomalib_crad.metrics.report import CategoryReport
 from anomalib_crad.metrics.results import describe_run, save_results
 from anomalib_crad.recording.processes import from_first_process, gather_categories, join_updates, several_processes
 from anomalib_crad.recording.recorder import PredictionRecorder

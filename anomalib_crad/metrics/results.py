@@ -22,7 +22,7 @@ from anomalib_crad.recording.categories import ONLY_CATEGORY, image_categories
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-    from anomalib_crad.metrics.report import CategoryReport
+    from anomalib_crad.metrics.category_report import CategoryReport
 
 CSV_NAME = "category_metrics.csv"
 JSON_NAME = "category_metrics.json"

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from anomalib_crad.post_processing.category_post_processor import CategoryPostProcessor
-from anomalib_crad.post_processing.report import ThresholdReport
+from anomalib_crad.post_processing.threshold_report import ThresholdReport
 from anomalib_crad.post_processing.thresholds import LevelThresholds, Threshold, Thresholds
 
 __all__ = ["CategoryPostProcessor", "LevelThresholds", "Threshold", "ThresholdReport", "Thresholds"]

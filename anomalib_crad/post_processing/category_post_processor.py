@@ -14,8 +14,8 @@ import rich
 from lightning import LightningModule, Trainer
 
 from anomalib_crad.post_processing.epoch_scores import EpochScores, find_thresholds
-from anomalib_crad.post_processing.report import ThresholdReport, save_report, threshold_report
 from anomalib_crad.post_processing.rules import ThresholdRule, check_rate, check_rule
+from anomalib_crad.post_processing.threshold_report import ThresholdReport, save_report, threshold_report
 from anomalib_crad.post_processing.thresholding import _ThresholdingPostProcessor
 from anomalib_crad.recording.categories import ONLY_CATEGORY
 from anomalib_crad.recording.recorder import PredictionRecorder

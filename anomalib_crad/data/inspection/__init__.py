@@ -6,9 +6,9 @@
 which itself uses what stands here.
 """
 
+from anomalib_crad.data.inspection.data_report import DataReport, Problem, SubsetSummary
 from anomalib_crad.data.inspection.inspect import inspect_samples
 from anomalib_crad.data.inspection.refusals import reject_bad_files, reject_half_labelled, reject_untrained
-from anomalib_crad.data.inspection.report import DataReport, Problem, SubsetSummary
 
 __all__ = [
     "DataReport",

@@ -16,7 +16,7 @@ from anomalib_crad.data.multi_category import datamodules_by_category
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
 
-    from anomalib_crad.data.inspection.report import DataReport
+    from anomalib_crad.data.inspection.data_report import DataReport
 
 
 def check_datamodule(datamodule: AnomalibDataModule, *, progress: bool = False) -> DataReport:

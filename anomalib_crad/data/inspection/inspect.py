@@ -20,8 +20,8 @@ from rich.progress import track
 
 from anomalib_crad.data.dataset import mask_paths
 from anomalib_crad.data.image_files import READ_ERRORS, read_header, read_mask_share
+from anomalib_crad.data.inspection.data_report import DataReport, SubsetSummary
 from anomalib_crad.data.inspection.problems import TRAIN, Files, Sample, find_problems
-from anomalib_crad.data.inspection.report import DataReport, SubsetSummary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

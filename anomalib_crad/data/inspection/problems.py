@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from anomalib.data.utils import LabelName
 
 from anomalib_crad.data.image_files import DEPTH_REMEDY, ImageHeader
-from anomalib_crad.data.inspection.report import Problem
+from anomalib_crad.data.inspection.data_report import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from anomalib_crad.metrics.report import CategoryReport, CategoryResult
+from anomalib_crad.metrics.category_report import CategoryReport, CategoryResult
 from anomalib_crad.metrics.results import save_results
 from anomalib_crad.provenance import json_value
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from anomalib_crad.post_processing.epoch_scores import CategoryScores
-from anomalib_crad.post_processing.report import CSV_NAME, ThresholdReport, save_report, threshold_report
+from anomalib_crad.post_processing.threshold_report import CSV_NAME, ThresholdReport, save_report, threshold_report
 from anomalib_crad.post_processing.thresholds import LevelThresholds, Threshold, Thresholds
 
 SCORES = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from anomalib_crad.data.inspection.report import DataReport, Problem
+    from anomalib_crad.data.inspection.data_report import DataReport, Problem
 
 
 def products(root: Path, **arguments: Any) -> MultiCategory:  # noqa: ANN401

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from anomalib_crad.metrics.category_report import CategoryReport, CategoryResult
 from anomalib_crad.metrics.default_metrics import METRIC_NAMES
-from anomalib_crad.metrics.report import CategoryReport, CategoryResult
 
 REPORT = CategoryReport((
     CategoryResult("bolt", 2, 2, {"image_AUROC": 1 / 3, "pixel_AUROC": 0.9}),
