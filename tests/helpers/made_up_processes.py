@@ -50,6 +50,9 @@ class Losses(Callback):
 
 def make_engine(folder: Path, processes: int, *callbacks: Callback, **trainer: Any) -> Engine:  # noqa: ANN401
     """An engine of one process, or of one of several on this machine."""
+    if processes > 1:
+        # Spawned processes start alike, and anomalib fails if two make the same version's folder at once.
+        folder /= f"process_{os.environ['LOCAL_RANK']}"
     return Engine(
         callbacks=list(callbacks),
         default_root_dir=folder,
