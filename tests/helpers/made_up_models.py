@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 
 OurModel: TypeAlias = Crad | Dmad | HVQTrans | UniAD
 
+#: What all narrow models share.
+NARROW: dict[str, Any] = {
+    "backbone": "resnet18",
+    "layers": ["layer1", "layer2"],
+    "pre_trained": False,
+    "image_size": (32, 32),
+    "visualizer": False,
+}
+
 
 def narrow_crad(**arguments: Any) -> Crad:  # noqa: ANN401
     """Random features, 8 x 8 positions."""
     options: dict[str, Any] = {
-        "backbone": "resnet18",
-        "layers": ["layer1", "layer2"],
-        "pre_trained": False,
-        "image_size": (32, 32),
+        **NARROW,
         "num_blocks": 1,
         "hidden_channels": 8,
-        "visualizer": False,
         **arguments,
     }
     return Crad(**options)
@@ -39,17 +44,13 @@ def narrow_crad(**arguments: Any) -> Crad:  # noqa: ANN401
 def narrow_uniad(**arguments: Any) -> UniAD:  # noqa: ANN401
     """Random features, 4 x 4 positions."""
     options: dict[str, Any] = {
-        "backbone": "resnet18",
-        "layers": ["layer1", "layer2"],
-        "pre_trained": False,
-        "image_size": (32, 32),
+        **NARROW,
         "hidden_dim": 8,
         "num_heads": 2,
         "num_encoder_layers": 1,
         "num_decoder_layers": 1,
         "feedforward_dim": 8,
         "neighbor_size": (3, 3),
-        "visualizer": False,
         **arguments,
     }
     return UniAD(**options)
@@ -58,16 +59,12 @@ def narrow_uniad(**arguments: Any) -> UniAD:  # noqa: ANN401
 def narrow_hvq_trans(**arguments: Any) -> HVQTrans:  # noqa: ANN401
     """Random features, 4 x 4 positions, 3 levels of 16 codes."""
     options: dict[str, Any] = {
-        "backbone": "resnet18",
-        "layers": ["layer1", "layer2"],
-        "pre_trained": False,
-        "image_size": (32, 32),
+        **NARROW,
         "hidden_dim": 8,
         "num_codes": 16,
         "num_heads": 2,
         "num_layers": 2,
         "feedforward_dim": 8,
-        "visualizer": False,
         **arguments,
     }
     return HVQTrans(**options)
@@ -76,13 +73,9 @@ def narrow_hvq_trans(**arguments: Any) -> HVQTrans:  # noqa: ANN401
 def narrow_dmad(**arguments: Any) -> Dmad:  # noqa: ANN401
     """Random features, 8 x 8 patches of 24 numbers."""
     options: dict[str, Any] = {
-        "backbone": "resnet18",
-        "layers": ["layer1", "layer2"],
-        "pre_trained": False,
-        "image_size": (32, 32),
+        **NARROW,
         "dim": 24,
         "hidden_dim": 16,
-        "visualizer": False,
         **arguments,
     }
     return Dmad(**options)
