@@ -45,7 +45,9 @@ from anomalib_crad.models.components.training import (
     LastEpochValidation,
     MemoryReuse,
     RandomState,
+    adamw,
     drop_schedule,
+    epochs_to_train,
     seed_training,
     set_default_epochs,
 )
@@ -62,9 +64,9 @@ RANDOM_STATE = "random_state"
 class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning's hooks and anomalib's defaults
     """Mixin for an ``AnomalibModule`` that trains a head on frozen features.
 
-    A model's constructor calls this one first, then sets ``self.model``. It must have the arguments ``backbone``,
-    ``image_size``, ``max_epochs``, ``lr_step`` and ``seed``, which are read from ``self.hparams`` here (and
-    ``feature_cache``, if it has that), and it must define ``configure_optimizers``.
+    A model's constructor calls this one first, then sets ``self.model``. Its arguments ``backbone``, ``image_size``,
+    ``max_epochs``, ``lr_step`` and ``seed`` are read from ``self.hparams`` here, ``feature_cache`` if it has that, and
+    ``learning_rate`` and ``weight_decay`` unless it defines ``configure_optimizers``.
 
     Args:
         image_size: Height and width of the images that the network sees, or ``None``: the size that ``pre_processor``
@@ -136,19 +138,19 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         """
         return {"num_sanity_val_steps": 0}
 
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+    @classmethod
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Resize and normalise with ImageNet's mean and standard deviation.
 
         The resize has no antialiasing: an exported graph cannot have it, and scores must not change on export.
 
         Args:
-            image_size: Height and width. Defaults to ``None``: 224 x 224.
+            image_size: Height and width. Defaults to ``None``: ``default_image_size``.
 
         Returns:
             The pre-processor.
         """
-        return resize_and_normalise(image_size or IMAGE_SIZE)
+        return resize_and_normalise(image_size or cls.default_image_size)
 
     @staticmethod
     def configure_post_processor() -> PostProcessor:
@@ -195,6 +197,11 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         """Fetch the backbone's pretrained weights, if no weights have been loaded yet."""
         self.model.feature_extractor.load_weights()
 
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW on the whole head; the learning rate drops to a tenth at ``lr_step``."""
+        group = {"params": self.trained_module.parameters(), "lr": self.hparams["learning_rate"], "name": "networks"}
+        return self.with_drop(adamw([group], self.hparams["weight_decay"], self.trainer))
+
     def with_drop(self, optimizer: Optimizer) -> OptimizerLRScheduler:
         """Let the learning rates of an optimizer drop to a tenth at ``lr_step``; for ``configure_optimizers``.
 
@@ -204,9 +211,7 @@ class FeatureReconstruction(Exportable):  # noqa: PLR0904  # most are Lightning'
         Returns:
             Optimizer and scheduler, as Lightning takes them.
         """
-        epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:  # the training is limited by steps or time
-            epochs = self.hparams["max_epochs"]
+        epochs = epochs_to_train(self.trainer, self.hparams["max_epochs"])
         schedule = drop_schedule(optimizer, epochs, self.hparams["lr_step"], self.lr_step_share)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

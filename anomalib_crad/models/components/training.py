@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import distributed
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from anomalib_crad.freed_memory import keep_freed_memory, return_freed_memory
 from anomalib_crad.recording.processes import gather_everywhere, several_processes
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import Trainer
     from torch.optim import Optimizer
+    from torch.utils.data import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +114,12 @@ def set_default_epochs(trainer: Trainer, max_epochs: int) -> None:
         trainer.fit_loop.max_epochs = max_epochs
 
 
+def epochs_to_train(trainer: Trainer, max_epochs: int) -> int:
+    """Return the trainer's number of epochs, or ``max_epochs`` where it limits the training by steps or time."""
+    epochs = trainer.max_epochs
+    return max_epochs if epochs is None or epochs < 1 else epochs
+
+
 def adamw(groups: list[dict[str, Any]], weight_decay: float, trainer: Trainer) -> AdamW:
     """AdamW that updates all parameters in one pass where it can.
 
@@ -135,6 +143,44 @@ def adamw(groups: list[dict[str, Any]], weight_decay: float, trainer: Trainer) -
 
     optimizer.register_load_state_dict_pre_hook(keep_choice)
     return optimizer
+
+
+def training_loader(trainer: Trainer, name: str) -> DataLoader:
+    """Return the loader of training images, for models that look at them before the first step.
+
+    Args:
+        trainer: The trainer of the run.
+        name: Name of the model.
+
+    Raises:
+        TypeError: If the trainer has several loaders, or one of another kind.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader):
+        msg = f"{name} needs one DataLoader of training images, got {type(loader).__name__}."
+        raise TypeError(msg)
+    return loader
+
+
+def loader_like(loader: DataLoader, dataset: Dataset, *, default_batch_size: int, shuffle: bool = False) -> DataLoader:
+    """Read a dataset as a loader reads its own, for a pass outside the training.
+
+    Args:
+        loader: Loader whose batch size, workers and collation are used.
+        dataset: What to read.
+        default_batch_size: Size of a batch where the loader's batches have no fixed size.
+        shuffle: Read in random order. Defaults to ``False``.
+
+    Returns:
+        The new loader.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=loader.batch_size or default_batch_size,
+        shuffle=shuffle,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+    )
 
 
 class DropSchedule(LambdaLR):

@@ -31,12 +31,15 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch.optim import Adam
-from torch.utils.data import DataLoader
 
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
-from anomalib_crad.models.components.image_size import resize_and_normalise
 from anomalib_crad.models.components.torch_model import TrainingOutput
-from anomalib_crad.models.components.training import check_training_arguments, random_numbers_of
+from anomalib_crad.models.components.training import (
+    check_training_arguments,
+    loader_like,
+    random_numbers_of,
+    training_loader,
+)
 from anomalib_crad.models.dmad.annotated import AnnotatedPatches
 from anomalib_crad.models.dmad.anomaly_map import AnomalyMapGenerator
 from anomalib_crad.models.dmad.building import BankBuilder, is_anomalous, warn_of_large_banks
@@ -183,18 +186,6 @@ class Dmad(FeatureReconstruction, AnomalibModule):
         self.abnormal_parts: dict[str, int] = {}
         self._annotated: AnnotatedPatches | None = None
 
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize and normalise with ImageNet's mean and standard deviation; without antialiasing, as all our models.
-
-        Args:
-            image_size: Height and width. Defaults to ``None``: 256 x 256.
-
-        Returns:
-            The pre-processor.
-        """
-        return resize_and_normalise(image_size or IMAGE_SIZE)
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One Adam, whose decay is AdamW's for projection and knowledge and Adam's for the scorer; no schedule."""
         groups = self.model.reconstruction.parameter_groups()
@@ -218,14 +209,8 @@ class Dmad(FeatureReconstruction, AnomalibModule):
             self._annotated = AnnotatedPatches(self.model.normal_bank, self.model.abnormal_bank)
 
     def _fill_banks(self) -> None:
-        given: DataLoader = self.trainer.train_dataloader  # type: ignore[assignment]  # all that our datamodules give
-        loader = DataLoader(
-            given.dataset,
-            batch_size=given.batch_size or BANK_BATCH_SIZE,
-            shuffle=True,
-            num_workers=given.num_workers,
-            collate_fn=given.collate_fn,
-        )
+        given = training_loader(self.trainer, "Dmad")
+        loader = loader_like(given, given.dataset, default_batch_size=BANK_BATCH_SIZE, shuffle=True)
         transform = getattr(self.pre_processor, "transform", None) or _unchanged
         progress = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         self.abnormal_parts = self.bank_builder.fill(self.model, loader, transform, progress)

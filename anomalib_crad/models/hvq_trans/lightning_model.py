@@ -30,32 +30,25 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch.utils.data import DataLoader, Subset
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.utils.data import Subset
 
 from anomalib_crad.export.checks import fingerprint
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
 from anomalib_crad.models.components.feature_cache import FeatureBatch
 from anomalib_crad.models.components.features import EFFICIENTNET_B4
-from anomalib_crad.models.components.training import adamw, check_training_arguments, random_numbers_of
+from anomalib_crad.models.components.training import (
+    check_training_arguments,
+    loader_like,
+    random_numbers_of,
+    training_loader,
+)
 from anomalib_crad.models.hvq_trans.anomaly_map import AnomalyMapGenerator
 from anomalib_crad.models.hvq_trans.first_pass import CodebookStart, check_codebook_start, prepare
 from anomalib_crad.models.hvq_trans.torch_model import HVQTransModel, HVQTransReconstruction
 
 logger = logging.getLogger(__name__)
 
-#: Arguments that a checkpoint's tensors depend on. Heads change no shape, but weights are valid for one number only.
-ARCHITECTURE = (
-    "backbone",
-    "layers",
-    "image_size",
-    "num_experts",
-    "hidden_dim",
-    "num_codes",
-    "num_heads",
-    "num_layers",
-    "feedforward_dim",
-)
 _FIRST_PASS_BATCH = 32  # where the loader of training images does not say
 _MAX_RANDOM_SEED = 2**31
 
@@ -116,7 +109,18 @@ class HVQTrans(FeatureReconstruction, AnomalibModule):
     """
 
     model: HVQTransModel
-    architecture_arguments = ARCHITECTURE
+    # Heads change no tensor's shape, but weights are valid for one number of them only.
+    architecture_arguments = (
+        "backbone",
+        "layers",
+        "image_size",
+        "num_experts",
+        "hidden_dim",
+        "num_codes",
+        "num_heads",
+        "num_layers",
+        "feedforward_dim",
+    )
     gradient_clip_norm = 0.1
     # Distances to codes and the choice of an expert are decisions, which 8 bits would turn; the projections are as
     # UniAD's. Codes may be far larger than half precision holds if they started as random numbers.
@@ -222,7 +226,7 @@ class HVQTrans(FeatureReconstruction, AnomalibModule):
         super().on_train_start()
         if self.model.experts.has_images.any():
             return
-        loader = self._training_loader()
+        loader = training_loader(self.trainer, "HVQTrans")
         count = len(cast("Sequence[Any]", loader.dataset))
         experts = self.model.reconstruction.num_experts
         logger.info("Before the first step, HVQTrans looks at %d training images for %d experts.", count, experts)
@@ -233,22 +237,10 @@ class HVQTrans(FeatureReconstruction, AnomalibModule):
         # Codes from tokens are no training yet.
         self.initial_fingerprint = fingerprint(self.model.reconstruction)
 
-    def _training_loader(self) -> DataLoader:
-        loader = self.trainer.train_dataloader
-        if not isinstance(loader, DataLoader):
-            msg = f"HVQTrans needs one DataLoader of training images, got {type(loader).__name__}."
-            raise TypeError(msg)
-        return loader
-
     def _read_training_features(self, rows: Sequence[int]) -> Iterator[torch.Tensor]:
         """Yield features of the training set, B x C x H x W, from the cache or from images as the network sees them."""
-        loader = self._training_loader()
-        batches = DataLoader(
-            Subset(loader.dataset, rows),
-            batch_size=loader.batch_size or _FIRST_PASS_BATCH,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-        )
+        loader = training_loader(self.trainer, "HVQTrans")
+        batches = loader_like(loader, Subset(loader.dataset, rows), default_batch_size=_FIRST_PASS_BATCH)
         transform = getattr(self.pre_processor, "transform", None)
         for batch in batches:
             if isinstance(batch, FeatureBatch):
@@ -256,12 +248,6 @@ class HVQTrans(FeatureReconstruction, AnomalibModule):
                 continue
             images = batch.image.to(self.device)
             yield self.model.feature_extractor(images if transform is None else transform(images))
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW on the whole head; the learning rate drops to a tenth at ``lr_step``."""
-        parameters, rates = list(self.model.reconstruction.parameters()), self.hparams
-        group = {"params": parameters, "lr": rates["learning_rate"], "name": "networks"}
-        return self.with_drop(adamw([group], rates["weight_decay"], self.trainer))
 
     # Logs -----------------------------------------------------------------------------------------------------------
 

@@ -24,11 +24,10 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from anomalib_crad.models.components import FeatureReconstruction, MultiScaleFeatures
 from anomalib_crad.models.components.features import EFFICIENTNET_B4
-from anomalib_crad.models.components.training import adamw, check_training_arguments, random_numbers_of
+from anomalib_crad.models.components.training import check_training_arguments, random_numbers_of
 from anomalib_crad.models.uniad.anomaly_map import AnomalyMapGenerator
 from anomalib_crad.models.uniad.torch_model import UniADModel, UniADReconstruction
 
@@ -144,12 +143,6 @@ class UniAD(FeatureReconstruction, AnomalibModule):
                 jitter_probability=jitter_probability,
             )
         self.model: UniADModel = UniADModel(features, head, AnomalyMapGenerator(self.image_size))
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW on the whole head; the learning rate drops to a tenth at ``lr_step``."""
-        parameters, rates = list(self.model.reconstruction.parameters()), self.hparams
-        group = {"params": parameters, "lr": rates["learning_rate"], "name": "networks"}
-        return self.with_drop(adamw([group], rates["weight_decay"], self.trainer))
 
 
 def _height_and_width(neighbor_size: Sequence[int]) -> tuple[int, int]:
